@@ -1,0 +1,3 @@
+module xvrun
+
+go 1.26
