@@ -1,0 +1,158 @@
+// Package translate turns x86-64 code of a guest into code for the translation cache. It is pure: it
+// makes no system calls and keeps no state, and the same input always gives the same bytes. The translated
+// forms are listed in docs/internals.md.
+//
+// Discover finds a Region: the basic blocks reachable from an entry. Emit translates a region for a given
+// cache address. Recover, Boundary and Boundaries translate again, with a recorder, to map between cache
+// addresses and states of the original program; nothing but the region needs to be kept for that.
+package translate
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Offsets in the thread context, which GS points at.
+const (
+	OffS       = 0x08 // rcx while an indirect branch is in flight
+	OffT       = 0x10 // original target of the indirect branch in flight
+	OffX0      = 0x18 // first scratch register of a rewritten instruction
+	OffX1      = 0x20 // second scratch register of a rewritten instruction
+	OffGuestGS = 0x28 // the guest's GS base
+	OffStub    = 0x30 // address of the exit stub that was left
+)
+
+// CallBias is added to the target in OffT when the branch in flight is a call.
+const CallBias = 1 << 30
+
+// Align is the alignment of the cache address of every fragment.
+const Align = 16
+
+// Layout holds the fixed guest addresses that emitted code refers to; all are below 2^31.
+type Layout struct {
+	Table   uint32 // lookup table J
+	Miss    uint32 // agent entry that exit stubs of direct branches jump to
+	Special uint32 // agent entry for special instructions
+	Gate    uint32 // agent's system call gate
+}
+
+// Source gives original code bytes.
+type Source interface {
+	// ReadCode copies executable bytes at addr to p and returns how many there are, 0 if addr is not
+	// executable. It returns less than len(p) only where executable memory ends.
+	ReadCode(addr uint64, p []byte) int
+}
+
+// Region is the recipe of one translation: with the original bytes it is enough to emit it again.
+type Region struct {
+	Entry  uint64
+	Called bool    // the entry has the inline prologue of calls
+	Blocks []Block // in order of Addr
+}
+
+// Block is a run of instructions that is entered only at its start. Calls and conditional branches may lie
+// inside it. What does not end with an unconditional branch falls through to Addr+Len. Blocks overlap
+// where the original code overlaps.
+type Block struct {
+	Addr uint64
+	Len  uint32 // original bytes
+	Room uint32 // upper bound of the translated bytes
+}
+
+// Limits bound a region.
+type Limits struct {
+	Blocks int    // 0: DefaultBlocks
+	Bytes  int    // original bytes; 0: DefaultBytes
+	Reach  uint64 // branch targets further than this from the entry are not followed; 0: DefaultReach
+	// Stop, if set, reports that addr is already translated elsewhere: the region ends there with a link.
+	Stop func(addr uint64) bool
+}
+
+// Defaults of Limits.
+const (
+	DefaultBlocks = 256
+	DefaultBytes  = 8 << 10
+	DefaultReach  = 1 << 20
+)
+
+// DecodeError says that the first instruction of a region cannot be translated.
+type DecodeError struct {
+	Addr  uint64
+	Bytes []byte // the executable bytes there, at most 15; empty: not executable
+	Err   error  // of x86.Decode; nil if not executable
+}
+
+func (e *DecodeError) Error() string {
+	if len(e.Bytes) == 0 {
+		return fmt.Sprintf("translate: %#x is not executable", e.Addr)
+	}
+	return fmt.Sprintf("translate: %#x: % x: %v", e.Addr, e.Bytes, e.Err)
+}
+
+func (e *DecodeError) Unwrap() error { return e.Err }
+
+// ErrChanged says that the original code is no longer what Discover saw.
+var ErrChanged = errors.New("translate: the original code has changed")
+
+// ErrUnaligned says that a cache address is not a multiple of Align.
+var ErrUnaligned = errors.New("translate: the cache address is not aligned")
+
+// Entry pairs an original address with an offset in a fragment.
+type Entry struct {
+	Addr uint64
+	Off  uint32
+}
+
+// Link is a direct branch that leaves the region. It can be patched while other threads run.
+type Link struct {
+	Target uint64 // original address
+	Off    uint32 // offset of the rel32 field, which lies inside one aligned 8 bytes
+	Stub   uint32 // offset of its exit stub, where it points initially
+	Call   bool   // it must lead to D of the target, not to B
+}
+
+// Fragment is a translated region. Its slices belong to the Buffer and are valid until its next use.
+type Fragment struct {
+	Code    []byte
+	Hot     uint32  // length of the translated blocks; exit stubs follow
+	Entries []Entry // body (B) of every block, in order of address
+	Returns []Entry // reload of every return site, which is its entry in table J; in order of offset
+	Links   []Link  // in order of Off
+
+	// Entries of calls to Region.Entry, valid if Region.Called.
+	CallEntry       uint32 // IC: entry in table C
+	DirectCallEntry uint32 // D: where direct calls go
+}
+
+// Saved is a register whose original value is in the thread context.
+type Saved struct {
+	Slot uint8 // offset in the context; 0: none
+	Reg  uint8 // 0 is rax, 15 is r15
+}
+
+// Kind tells apart the states that need more than the recovery of registers.
+type Kind uint8
+
+const (
+	KindPlain    Kind = iota
+	KindTable         // a lookup of an indirect branch's target is next: if it faults, the target has no image
+	KindExit          // in the exit stub of a branch: RIP is its target
+	KindCallExit      // in the exit stub of a call: RIP is its target, and the call has been made
+	KindSpecial       // at a special instruction: RIP is its address
+	KindGate          // the jump to the gate is next: RIP is the address of the syscall, rcx is already lost
+)
+
+// Recovery says how to get from the machine state at a cache address to the state of the original program.
+type Recovery struct {
+	RIP      uint64   // original instruction pointer
+	RSPAdd   int32    // to add to rsp
+	RIPFromT bool     // the instruction pointer is in gs:[OffT] instead (never biased)
+	RCXFromS bool     // rcx is in gs:[OffS]
+	Saved    [2]Saved // scratch registers
+	Kind     Kind
+}
+
+// Exact reports that the machine state is the original program's, but for the instruction pointer.
+func (r *Recovery) Exact() bool {
+	return r.RSPAdd == 0 && !r.RIPFromT && !r.RCXFromS && r.Saved[0].Slot == 0 && r.Saved[1].Slot == 0 && r.Kind != KindGate
+}
