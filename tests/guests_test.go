@@ -1,0 +1,124 @@
+package tests
+
+import (
+	"syscall"
+	"testing"
+	"time"
+
+	"xvrun/tests/harness"
+)
+
+// guest is a program of testdata and the ways in which it is linked and run.
+type guest struct {
+	src   string
+	kinds []harness.Kind // PIE if empty
+	flags []string       // for the compiler
+	runs  []run          // one without arguments if empty
+}
+
+// run is one execution of a guest.
+type run struct {
+	name    string
+	args    []string
+	env     []string
+	stdin   string
+	exit    int
+	signal  syscall.Signal
+	timeout time.Duration
+}
+
+var (
+	bare    = []harness.Kind{harness.Bare}
+	goKinds = []harness.Kind{harness.Static, harness.PIE}
+)
+
+var basicGuests = []guest{
+	{src: "asm/hello.S", kinds: bare, runs: []run{{exit: 7}}},
+	{src: "asm/calls.S", kinds: bare},
+	{src: "c/hello.c", kinds: harness.AllKinds},
+	{src: "c/env.c", kinds: harness.AllKinds, runs: []run{
+		{name: "none"},
+		{name: "some", args: []string{"", "a b", "--", "-v", "\xff\n"}, env: []string{"XV_A=1", "XV_EMPTY=", "XV_A=2"}},
+	}},
+	{src: "c/libc.c", kinds: harness.AllKinds, flags: []string{"-lm"}},
+	{src: "c/exit.c", kinds: []harness.Kind{harness.Static, harness.PIE}, runs: exitRuns()},
+	{src: "c/forks.c", kinds: harness.AllKinds},
+	{src: "c/threads.c", kinds: harness.AllKinds},
+	{src: "c/signals.c", kinds: harness.AllKinds},
+	{src: "c/jumps.c", kinds: harness.AllKinds},
+	{src: "cc/throw.cc", kinds: []harness.Kind{harness.Static, harness.StaticPIE, harness.NoPIE, harness.PIE}},
+	{src: "go/hello.go", kinds: goKinds},
+	{src: "go/runtime.go", kinds: goKinds},
+}
+
+func exitRuns() []run {
+	runs := []run{
+		{name: "return"},
+		{name: "status", args: []string{"return", "200"}, exit: 200},
+		{name: "exit", args: []string{"exit", "77"}, exit: 77},
+		{name: "wraps", args: []string{"exit", "256"}},
+		{name: "_exit", args: []string{"_exit", "255"}, exit: 255},
+		{name: "group", args: []string{"group", "4"}, exit: 4},
+		{name: "thread", args: []string{"thread", "5"}, exit: 5},
+		{name: "abort", args: []string{"abort"}, signal: syscall.SIGABRT},
+		{name: "segv", args: []string{"segv"}, signal: syscall.SIGSEGV},
+		{name: "jump0", args: []string{"jump0"}, signal: syscall.SIGSEGV},
+		{name: "jumpdata", args: []string{"jumpdata"}, signal: syscall.SIGSEGV},
+		{name: "noncanonical", args: []string{"noncanonical"}, signal: syscall.SIGSEGV},
+		{name: "div", args: []string{"div"}, signal: syscall.SIGFPE},
+		{name: "ill", args: []string{"ill"}, signal: syscall.SIGILL},
+		{name: "trap", args: []string{"trap"}, signal: syscall.SIGTRAP},
+		{name: "hlt", args: []string{"hlt"}, signal: syscall.SIGSEGV},
+		{name: "overflow", args: []string{"overflow"}, signal: syscall.SIGSEGV},
+		{name: "deep", args: []string{"deep"}, signal: syscall.SIGSEGV},
+	}
+	for _, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGKILL,
+		syscall.SIGUSR1, syscall.SIGPIPE, syscall.SIGALRM, syscall.SIGTERM, syscall.SIGXCPU, 34, 64} {
+		n := itoa(int(sig))
+		runs = append(runs, run{name: "raise" + n, args: []string{"raise", n}, signal: sig})
+	}
+	return append(runs, run{name: "kill15", args: []string{"kill", "15"}, signal: syscall.SIGTERM},
+		// Signals that are ignored by default change nothing.
+		run{name: "raise17", args: []string{"raise", "17", "0"}, exit: 17})
+}
+
+func TestBasic(t *testing.T) { runGuests(t, basicGuests) }
+
+// runGuests runs every guest in every kind as a subtest src/kind/run.
+func runGuests(t *testing.T, guests []guest) {
+	for _, g := range guests {
+		kinds := g.kinds
+		if len(kinds) == 0 {
+			kinds = []harness.Kind{harness.PIE}
+		}
+		runs := g.runs
+		if len(runs) == 0 {
+			runs = []run{{}}
+		}
+		t.Run(stem(g.src), func(t *testing.T) {
+			for _, kind := range kinds {
+				t.Run(string(kind), func(t *testing.T) {
+					t.Parallel()
+					path := harness.Guest(t, g.src, kind, g.flags...)
+					for _, r := range runs {
+						c := harness.Case{
+							Spec: harness.Spec{
+								Argv:    append([]string{path}, r.args...),
+								Env:     r.env,
+								Stdin:   r.stdin,
+								Timeout: r.timeout,
+							},
+							Exit:   r.exit,
+							Signal: r.signal,
+						}
+						if r.name == "" {
+							harness.Compare(t, c)
+							continue
+						}
+						t.Run(r.name, func(t *testing.T) { harness.Compare(t, c) })
+					}
+				})
+			}
+		})
+	}
+}
