@@ -24,6 +24,7 @@ import (
 type Memory interface {
 	// ReadCode reads executable guest memory at addr into p and returns how many bytes of p it could read from the
 	// front: less than len(p) when memory ends or is not executable from there on.
+	// It is called with the Space locked: it must not call the Space, nor wait for anyone who does.
 	ReadCode(addr uint64, p []byte) int
 }
 
@@ -40,7 +41,7 @@ type Config struct {
 	// no table covers it: nothing is filled then, and each indirect branch to it traps.
 	Slot func(addr uint64, call bool) *uint32
 	// Translated, if set, is told of a page (its first address, 4 KiB) before its bytes are read for translation, so
-	// that it can be write-protected first. It is told again after an Invalidate of the page. Decoding may look
+	// that it can be write-protected first. It may be told again at any time, and is after an Invalidate of the page. Decoding may look
 	// ahead, so that a page can be told without any code being translated from it.
 	Translated func(page uint64)
 	// Quiesce is asked before the stale cache memory [lo, hi) (addresses of the guest) is overwritten. It returns true
@@ -67,7 +68,6 @@ var (
 type Stats struct {
 	Regions     int    // regions translated
 	Ahead       int    // of these, ahead of their first use
-	Instrs      uint64 // original instructions translated
 	SourceBytes uint64 // original bytes translated
 	CodeBytes   uint64 // bytes of fragments and entry stubs written
 	Stubs       int    // entry stubs out of line

@@ -1,0 +1,100 @@
+package tcache
+
+import "sort"
+
+// half is one of the two parts of the cache memory: one is being filled while the stale fragments of the other die out.
+// Offsets are into Config.Code.
+type half struct {
+	lo, hi  uint32
+	next    uint32  // where the free part begins
+	retired bool    // everything in it is stale, and nothing new is put into it before it was reused
+	pieces  []piece // what it holds, by offset
+}
+
+// piece is what one part of the cache memory holds: a fragment, or an entry stub out of line.
+type piece struct {
+	off, end uint32
+	kind     pieceKind
+	r        *region // the fragment's region, or the region that the entry stub leads to
+	orig     uint64  // of an entry stub: the original address that it enters
+}
+
+type pieceKind uint8
+
+const (
+	pieceFragment pieceKind = iota
+	pieceJump               // J entry
+	pieceCall               // IC and D entry
+)
+
+const (
+	// stubAlign is small: entry stubs that are made together share cache lines.
+	stubAlign = 8
+	// reserve is what a fragment leaves free behind it, so that the entry stub which it was translated for fits too.
+	reserve = 4 * (maxStub + stubAlign)
+)
+
+// room returns where n bytes with the given alignment would be placed in the current half.
+func (h *half) room(n int, align uint32) (uint32, bool) {
+	off := (h.next + align - 1) &^ (align - 1)
+	return off, off >= h.next && uint64(off)+uint64(n) <= uint64(h.hi)
+}
+
+// put writes a piece with these bytes at off, which room returned.
+func (s *Space) put(code []byte, p piece) {
+	h := &s.halves[s.cur]
+	copy(s.cfg.Code[p.off:], code)
+	p.end = p.off + uint32(len(code))
+	h.pieces = append(h.pieces, p)
+	h.next = p.end
+	s.stats.CodeBytes += uint64(len(code))
+}
+
+// find returns the piece at a guest's address of the cache.
+func (s *Space) find(addr uint32) *piece {
+	off := addr - s.cfg.Base
+	for i := range s.halves {
+		h := &s.halves[i]
+		if addr < s.cfg.Base || off < h.lo || off >= h.next {
+			continue
+		}
+		k := sort.Search(len(h.pieces), func(k int) bool { return h.pieces[k].end > off })
+		if k < len(h.pieces) && h.pieces[k].off <= off {
+			return &h.pieces[k]
+		}
+	}
+	return nil
+}
+
+// usable makes the current half one that can be filled: after a half was retired, the other one, once no thread is inside.
+func (s *Space) usable() error {
+	if !s.halves[s.cur].retired {
+		return nil
+	}
+	for range s.halves {
+		s.cur = (s.cur + 1) % len(s.halves)
+		h := &s.halves[s.cur]
+		if h.next > h.lo && s.cfg.Quiesce != nil && !s.cfg.Quiesce(s.cfg.Base+h.lo, s.cfg.Base+h.hi) {
+			continue
+		}
+		h.next, h.pieces, h.retired = h.lo, nil, false
+		clear(s.recovered)
+		return nil
+	}
+	return ErrFull
+}
+
+// retire makes everything in the current half stale, which is everything that is live.
+func (s *Space) retire() {
+	h := &s.halves[s.cur]
+	if h.retired {
+		return
+	}
+	for _, p := range h.pieces {
+		if p.kind == pieceFragment && !p.r.stale {
+			s.drop(p.r)
+		}
+	}
+	h.retired = true
+	s.stats.Retired++
+}

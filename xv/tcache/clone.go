@@ -1,0 +1,81 @@
+package tcache
+
+import (
+	"maps"
+	"slices"
+	"sync/atomic"
+)
+
+// Clone copies the Space to other memory at the same guest addresses, for a fork child that gets a cache of its own: code,
+// stale fragments (a thread may be inside), links, and the table entries through cfg.Slot. The child's pages must be
+// write-protected like the parent's: Translated is not called for them again. It panics when base or size differ.
+func (s *Space) Clone(cfg Config) *Space {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cfg.Base != s.cfg.Base || len(cfg.Code) != len(s.cfg.Code) {
+		panic("tcache: Clone: different cache memory")
+	}
+	c := newSpace(cfg)
+	c.cur, c.stats = s.cur, s.stats
+	c.copies = maps.Clone(s.copies)
+
+	copied := make(map[*region]*region)
+	for i := range s.halves {
+		h := s.halves[i]
+		copy(c.cfg.Code[h.lo:h.next], s.cfg.Code[h.lo:h.next])
+		h.pieces = slices.Clone(h.pieces)
+		for k := range h.pieces {
+			p := &h.pieces[k]
+			if p.kind == pieceFragment {
+				copied[p.r] = p.r.clone()
+			}
+			// The fragment comes before the stubs that lead to it.
+			p.r = copied[p.r]
+		}
+		c.halves[i] = h
+	}
+	for old, r := range copied {
+		for i := range r.links {
+			from, l := &old.links[i], &r.links[i]
+			l.from = r
+			switch {
+			case from.list == nil:
+			case from.to != nil:
+				l.to = copied[from.to]
+				l.to.in.push(l)
+			default:
+				c.wait(l)
+			}
+		}
+		for _, f := range r.fills {
+			from, to := s.cfg.slot(f.addr, f.call), c.cfg.slot(f.addr, f.call)
+			if from != nil && to != nil && atomic.LoadUint32(from) == f.value {
+				atomic.StoreUint32(to, f.value)
+			}
+		}
+	}
+	for addr, p := range s.blocks {
+		c.blocks[addr] = place{copied[p.r], p.body}
+	}
+	for pg, list := range s.byPage {
+		to := make([]*region, len(list))
+		for i, r := range list {
+			to[i] = copied[r]
+		}
+		c.byPage[pg] = to
+	}
+	return c
+}
+
+// clone copies what can change of a region; the lists of links are for the caller to rebuild.
+func (r *region) clone() *region {
+	c := *r
+	c.in = linkList{}
+	c.fills = slices.Clone(r.fills)
+	c.stubs = slices.Clone(r.stubs)
+	c.links = make([]link, len(r.links))
+	for i, l := range r.links {
+		c.links[i] = link{target: l.target, off: l.off, stub: l.stub, call: l.call}
+	}
+	return &c
+}

@@ -1,0 +1,90 @@
+package tcache
+
+// Invalidate makes the translations of the original code in [lo, hi) stale, because it changed, vanished or may no longer be
+// executed, and forgets the copies of its pages. It returns how many regions that were. Threads may still be inside:
+// they trap at an int3 before their next original instruction, where Recover gives the original state. Regions that only
+// share a page with the range stay.
+func (s *Space) Invalidate(lo, hi uint64) (dropped int) {
+	return s.InvalidateThen(lo, hi, nil)
+}
+
+// InvalidateThen is Invalidate, and then calls f before anything else can be translated: f may make the pages writable
+// that Config.Translated made read-only. Like the callbacks of Config, f must not call the Space.
+func (s *Space) InvalidateThen(lo, hi uint64, f func()) (dropped int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.within(lo, hi) {
+		s.drop(r)
+		dropped++
+	}
+	if lo < hi {
+		for pg := range s.copies {
+			if pg <= hi-1 && pg+pageMask >= lo {
+				delete(s.copies, pg)
+			}
+		}
+	}
+	if f != nil {
+		f()
+	}
+	return dropped
+}
+
+// HasCode reports whether there are translations of original code in [lo, hi).
+func (s *Space) HasCode(lo, hi uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.within(lo, hi)) > 0
+}
+
+// within returns the live regions with code in [lo, hi).
+func (s *Space) within(lo, hi uint64) []*region {
+	if lo >= hi {
+		return nil
+	}
+	var found []*region
+	seen := make(map[*region]bool)
+	collect := func(list []*region) {
+		for _, r := range list {
+			if !seen[r] && r.code.overlaps(lo, hi) {
+				seen[r] = true
+				found = append(found, r)
+			}
+		}
+	}
+	// Ranges are a page of generated code, or a whole mapping.
+	if first, last := lo&^pageMask, (hi-1)&^pageMask; (last-first)/pageSize < uint64(len(s.byPage)) {
+		for pg := first; ; pg += pageSize {
+			collect(s.byPage[pg])
+			if pg == last {
+				break
+			}
+		}
+	} else {
+		for pg, list := range s.byPage {
+			if pg >= first && pg <= last {
+				collect(list)
+			}
+		}
+	}
+	return found
+}
+
+// Flush makes everything stale, as when the cache is full. What is translated next goes into the other half.
+func (s *Space) Flush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.retire()
+	clear(s.copies)
+}
+
+// Stats returns what was counted so far.
+func (s *Space) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.stats
+	for i := range s.halves {
+		st.Used += int(s.halves[i].next - s.halves[i].lo)
+	}
+	return st
+}

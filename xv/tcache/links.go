@@ -1,0 +1,152 @@
+package tcache
+
+import (
+	"sync/atomic"
+	"unsafe"
+)
+
+// link is a direct branch from one fragment to code outside its region. It is bound when its rel32 leads to the
+// target's fragment; otherwise it leads to its exit stub.
+type link struct {
+	from   *region
+	to     *region // nil: not bound
+	target uint64  // original address
+	off    uint32  // of the rel32, in the cache
+	stub   uint32  // of the exit stub, in the cache
+	call   bool
+
+	// A link is on the list of those bound to its target's region, or of those that wait for its target; links of
+	// stale fragments are on none.
+	list       *linkList
+	prev, next *link
+}
+
+// linkList is a list of links with removal in constant time: popular targets have thousands of links.
+type linkList struct {
+	first *link
+}
+
+func (ll *linkList) push(l *link) {
+	l.list, l.prev, l.next = ll, nil, ll.first
+	if ll.first != nil {
+		ll.first.prev = l
+	}
+	ll.first = l
+}
+
+func (l *link) remove() {
+	if l.list == nil {
+		return
+	}
+	if l.prev != nil {
+		l.prev.next = l.next
+	} else {
+		l.list.first = l.next
+	}
+	if l.next != nil {
+		l.next.prev = l.prev
+	}
+	l.list, l.prev, l.next = nil, nil, nil
+}
+
+// bind makes the branch lead to dest, a cache offset in region to or in an entry stub of it.
+func (s *Space) bind(l *link, to *region, dest uint32) {
+	l.remove()
+	s.dropWaiting(l.target)
+	l.to = to
+	to.in.push(l)
+	s.patch(l.off, dest)
+	s.stats.Links++
+}
+
+// wait leaves the branch to its exit stub until its target is translated.
+func (s *Space) wait(l *link) {
+	ll := s.waiting[l.target]
+	if ll == nil {
+		ll = new(linkList)
+		s.waiting[l.target] = ll
+	}
+	l.to = nil
+	ll.push(l)
+}
+
+// unbind resets a bound branch to its exit stub.
+func (s *Space) unbind(l *link) {
+	s.patch(l.off, l.stub)
+	l.remove()
+	s.wait(l)
+	s.stats.Unlinks++
+}
+
+// forget takes a link of a stale fragment out of the lists. The branch itself stays as it is: no thread comes past
+// the int3 in front of it, except one that is already between the two, and its target is either valid or ends in an int3.
+func (s *Space) forget(l *link) {
+	l.remove()
+	if l.to == nil {
+		s.dropWaiting(l.target)
+	}
+	l.to = nil
+}
+
+// dropWaiting removes the list of a target for which no link waits any more.
+func (s *Space) dropWaiting(target uint64) {
+	if ll := s.waiting[target]; ll != nil && ll.first == nil {
+		delete(s.waiting, target)
+	}
+}
+
+// patch makes the rel32 at cache offset off lead to cache offset dest. Threads may execute the branch meanwhile: they
+// see the old or the new target, since the rel32 lies in one aligned word.
+func (s *Space) patch(off, dest uint32) {
+	word := (*uint64)(unsafe.Pointer(&s.cfg.Code[off&^7]))
+	shift := off & 7 * 8
+	v := atomic.LoadUint64(word)
+	v = v&^(0xffffffff<<shift) | uint64(dest-(off+4))<<shift
+	atomic.StoreUint64(word, v)
+}
+
+// int3 is what a thread traps at that is still inside a stale fragment.
+const int3 = 0xcc
+
+// fill is a table entry that leads to a region.
+type fill struct {
+	addr  uint64
+	value uint32
+	call  bool
+}
+
+// slot is Slot, or nil.
+func (cfg *Config) slot(addr uint64, call bool) *uint32 {
+	if cfg.Slot == nil {
+		return nil
+	}
+	return cfg.Slot(addr, call)
+}
+
+// fill puts an entry into a table. A table can lead an address to one region only: the last one filled.
+func (s *Space) fill(r *region, addr uint64, call bool, off uint32) {
+	slot := s.cfg.slot(addr, call)
+	f := fill{addr, s.cfg.Base + off, call}
+	if slot == nil || atomic.SwapUint32(slot, f.value) == f.value {
+		// In the second case another thread had the same miss.
+		return
+	}
+	r.fills = append(r.fills, f)
+	s.stats.Fills++
+}
+
+// filled reports whether a table has an entry for addr.
+func (s *Space) filled(addr uint64, call bool) bool {
+	slot := s.cfg.slot(addr, call)
+	return slot != nil && atomic.LoadUint32(slot) != 0
+}
+
+// clearFills zeroes the table entries that still lead to r.
+func (s *Space) clearFills(r *region) {
+	for _, f := range r.fills {
+		if slot := s.cfg.slot(f.addr, f.call); slot != nil {
+			atomic.CompareAndSwapUint32(slot, f.value, 0)
+		}
+	}
+	r.fills = nil
+}

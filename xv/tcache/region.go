@@ -1,0 +1,237 @@
+package tcache
+
+import (
+	"sort"
+
+	"xvrun/xv/translate"
+)
+
+// region is one translated region: the recipe of its fragment, and what leads into and out of it.
+type region struct {
+	reg  *translate.Region
+	code recipe
+	base uint32 // offset of the fragment in the cache
+
+	entries []translate.Entry // bodies of blocks, by address
+	returns []translate.Entry // reloads of return sites, by address
+	call    entry             // of calls to reg.Entry, if reg.Called
+
+	links []link // direct branches out of it, by exit stub
+	in    linkList
+	fills []fill
+	stubs []stub // entry stubs out of line
+
+	stale bool
+}
+
+// stub is an entry stub out of line.
+type stub struct {
+	orig uint64
+	kind pieceKind
+	entry
+}
+
+// entry returns the existing entry for branches of a kind to orig.
+func (r *region) entry(orig uint64, kind pieceKind) (entry, bool) {
+	switch {
+	case kind == pieceCall && r.reg.Called && orig == r.reg.Entry:
+		return r.call, true
+	case kind == pieceJump:
+		k := sort.Search(len(r.returns), func(k int) bool { return r.returns[k].Addr >= orig })
+		if k < len(r.returns) && r.returns[k].Addr == orig {
+			off := r.base + r.returns[k].Off
+			return entry{off, off}, true
+		}
+	}
+	for i := range r.stubs {
+		if r.stubs[i].orig == orig && r.stubs[i].kind == kind {
+			return r.stubs[i].entry, true
+		}
+	}
+	return entry{}, false
+}
+
+// linkAt returns the link with the exit stub at this cache offset.
+func (r *region) linkAt(stub uint32) *link {
+	k := sort.Search(len(r.links), func(k int) bool { return r.links[k].stub >= stub })
+	if k < len(r.links) && r.links[k].stub == stub {
+		return &r.links[k]
+	}
+	return nil
+}
+
+// translate translates the region of orig into the cache and makes it known. When the half is full, everything in it
+// becomes stale and the other half is used; except ahead of the first use, which is not worth that.
+func (s *Space) translate(m Memory, orig uint64, called, ahead bool) (*region, error) {
+	for {
+		if err := s.usable(); err != nil {
+			return nil, err
+		}
+		h := &s.halves[s.cur]
+		src := &reader{s: s, m: m}
+		reg, err := translate.Discover(src, orig, called, translate.Limits{Stop: s.isBlock})
+		if err != nil {
+			return nil, err
+		}
+		base, _ := h.room(0, translate.Align)
+		frag, err := translate.Emit(src, &reg, s.cfg.Base+base, &s.cfg.Layout, &s.buf)
+		if err != nil {
+			return nil, err
+		}
+		if _, ok := h.room(len(frag.Code)+reserve, translate.Align); ok {
+			return s.install(src, &reg, frag, base), nil
+		}
+		if ahead || len(h.pieces) == 0 {
+			return nil, ErrSize
+		}
+		s.retire()
+	}
+}
+
+func (s *Space) isBlock(orig uint64) bool {
+	_, ok := s.blocks[orig]
+	return ok
+}
+
+// install writes a fragment into the cache and then lets everything lead to it that should.
+func (s *Space) install(src translate.Source, reg *translate.Region, frag *translate.Fragment, base uint32) *region {
+	r := &region{
+		reg:     reg,
+		code:    makeRecipe(src, reg),
+		base:    base,
+		entries: append([]translate.Entry(nil), frag.Entries...),
+		returns: append([]translate.Entry(nil), frag.Returns...),
+		call:    entry{base + frag.CallEntry, base + frag.DirectCallEntry},
+		links:   make([]link, len(frag.Links)),
+	}
+	sort.Slice(r.returns, func(i, k int) bool { return r.returns[i].Addr < r.returns[k].Addr })
+	for i, l := range frag.Links {
+		r.links[i] = link{from: r, target: l.Target, off: base + l.Off, stub: base + l.Stub, call: l.Call}
+	}
+	sort.Slice(r.links, func(i, k int) bool { return r.links[i].stub < r.links[k].stub })
+	s.put(frag.Code, piece{off: base, kind: pieceFragment, r: r})
+	s.stats.Regions++
+	s.stats.Live++
+	s.stats.SourceBytes += uint64(len(r.code.bytes))
+
+	r.code.pages(func(pg uint64) { s.byPage[pg] = append(s.byPage[pg], r) })
+	for _, e := range r.entries {
+		if !s.isBlock(e.Addr) {
+			s.blocks[e.Addr] = place{r, base + e.Off}
+		}
+	}
+	for i := range r.links {
+		l := &r.links[i]
+		if p, dest, ok := s.destination(l); ok {
+			s.bind(l, p.r, dest)
+		} else {
+			s.wait(l)
+		}
+	}
+	for _, e := range r.entries {
+		s.bindWaiting(e.Addr)
+	}
+	for _, e := range r.returns {
+		if !s.filled(e.Addr, false) {
+			s.fill(r, e.Addr, false, base+e.Off)
+		}
+	}
+	return r
+}
+
+// bindWaiting binds the links that wait for a block.
+func (s *Space) bindWaiting(target uint64) {
+	ll := s.waiting[target]
+	if ll == nil {
+		return
+	}
+	for l := ll.first; l != nil; {
+		next := l.next
+		if p, dest, ok := s.destination(l); ok {
+			s.bind(l, p.r, dest)
+		}
+		l = next
+	}
+}
+
+// destination returns where a link can be bound to at once: a block that is translated. A call to a block without the
+// inline entry of calls gets a stub if there is room.
+func (s *Space) destination(l *link) (place, uint32, bool) {
+	p, ok := s.blocks[l.target]
+	if !ok || !l.call {
+		return p, p.body, ok
+	}
+	e, ok := p.r.entry(l.target, pieceCall)
+	if !ok {
+		e, ok = s.makeStub(p, l.target, pieceCall)
+	}
+	return p, e.direct, ok
+}
+
+// drop makes a region stale: nothing leads to it any more, and threads inside trap at their next original instruction.
+func (s *Space) drop(r *region) {
+	r.stale = true
+	s.clearFills(r)
+	for _, e := range r.entries {
+		if s.blocks[e.Addr].r == r {
+			delete(s.blocks, e.Addr)
+		}
+	}
+	r.code.pages(func(pg uint64) { s.unindex(pg, r) })
+	for r.in.first != nil {
+		s.unbind(r.in.first)
+	}
+	for i := range r.links {
+		s.forget(&r.links[i])
+	}
+	for _, off := range translate.Boundaries(&r.code, r.reg, s.cfg.Base+r.base, &s.cfg.Layout) {
+		s.cfg.Code[r.base+off] = int3
+	}
+	s.stats.Dropped++
+	s.stats.Live--
+}
+
+// unindex takes a region off a page.
+func (s *Space) unindex(pg uint64, r *region) {
+	list := s.byPage[pg]
+	for i := range list {
+		if list[i] == r {
+			list[i] = list[len(list)-1]
+			list = list[:len(list)-1]
+			break
+		}
+	}
+	if len(list) == 0 {
+		delete(s.byPage, pg)
+	} else {
+		s.byPage[pg] = list
+	}
+}
+
+// aheadCost is what a region costs besides its length, in bytes of the budget: a guest full of tiny functions must not
+// make one miss translate hundreds of them.
+const aheadCost = 32
+
+// ahead translates what the new region branches to, and what that branches to in turn, within the budget: a miss costs the
+// guest much more than a translation.
+func (s *Space) ahead(m Memory, r *region) {
+	queue := []*region{r}
+	for budget := s.cfg.Budget; len(queue) > 0 && budget > 0; queue = queue[1:] {
+		from := queue[0]
+		for i := range from.links {
+			l := &from.links[i]
+			if l.to != nil || budget <= 0 {
+				continue
+			}
+			next, err := s.translate(m, l.target, l.call, true)
+			if err != nil {
+				// The first thread that branches there gets the error, or the room.
+				budget -= aheadCost
+				continue
+			}
+			s.stats.Ahead++
+			budget -= aheadCost + len(next.code.bytes)
+			queue = append(queue, next)
+		}
+	}
+}

@@ -1,0 +1,218 @@
+package tcache
+
+import (
+	"sync"
+	"unsafe"
+
+	"xvrun/xv/translate"
+)
+
+// Space is the translations of one guest address space. It is safe for concurrent use.
+type Space struct {
+	mu  sync.Mutex
+	cfg Config
+
+	halves [2]half
+	cur    int // the half that is being filled
+
+	blocks  map[uint64]place     // by original address of every block of every live region: its body
+	byPage  map[uint64][]*region // by page of original code: live regions with code in it
+	waiting map[uint64]*linkList // by original address: links that lead to their exit stub until it is translated
+	copies  map[uint64]*page
+
+	buf       translate.Buffer
+	recovered map[uint32]recovered // answers of Recover
+
+	stats Stats
+}
+
+// place is where the exact original state may be resumed: a cache offset in region r.
+type place struct {
+	r    *region
+	body uint32
+}
+
+// New makes an empty Space. It panics when cfg.Code is too small or not aligned.
+func New(cfg Config) *Space {
+	if len(cfg.Code) < 2*pageSize || uint64(cfg.Base)+uint64(len(cfg.Code)) > 1<<31 {
+		panic("tcache: New: bad size of the cache memory")
+	}
+	s := newSpace(cfg)
+	mid := uint32(len(cfg.Code)/2) &^ pageMask
+	s.halves = [2]half{{lo: 0, hi: mid, next: 0}, {lo: mid, hi: mid * 2, next: mid}}
+	return s
+}
+
+func newSpace(cfg Config) *Space {
+	if cfg.Base&pageMask != 0 || uintptr(unsafe.Pointer(unsafe.SliceData(cfg.Code)))&7 != 0 {
+		panic("tcache: the cache memory is not aligned")
+	}
+	return &Space{
+		cfg:       cfg,
+		blocks:    make(map[uint64]place),
+		byPage:    make(map[uint64][]*region),
+		waiting:   make(map[uint64]*linkList),
+		copies:    make(map[uint64]*page),
+		recovered: make(map[uint32]recovered),
+	}
+}
+
+// Jump returns the cache address at which a thread with the exact original state may be resumed at orig, translating
+// if needed. Errors of translation (*translate.DecodeError) say that the code at orig cannot be executed.
+func (s *Space) Jump(m Memory, orig uint64) (uint32, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stats.Misses++
+	p, err := s.locate(m, orig, false)
+	if err != nil {
+		return 0, err
+	}
+	return s.cfg.Base + p.body, nil
+}
+
+// FillJump answers the miss of an indirect jump or a return: it fills the entry of orig in table J, and returns where the
+// exact original state may be resumed.
+func (s *Space) FillJump(m Memory, orig uint64) (body uint32, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stats.Misses++
+	p, e, err := s.enter(m, orig, pieceJump)
+	if err != nil {
+		return 0, err
+	}
+	s.fill(p.r, orig, false, e.first)
+	return s.cfg.Base + p.body, nil
+}
+
+// FillCall answers the miss of an indirect call: it fills the entry of orig in table C, and returns the address of D, where a
+// thread is resumed that has made the call (rsp points at the extra word) and whose rcx is the original one.
+func (s *Space) FillCall(m Memory, orig uint64) (direct uint32, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stats.Misses++
+	p, e, err := s.enter(m, orig, pieceCall)
+	if err != nil {
+		return 0, err
+	}
+	s.fill(p.r, orig, true, e.first)
+	return s.cfg.Base + e.direct, nil
+}
+
+// TakeLink answers a thread that left the cache through the exit stub of a link: it translates the target if needed, binds
+// the link, and returns where the thread is resumed: B of the target, or D when call is true. Target and call are
+// valid unless err is ErrStub. The stub may belong to a stale fragment: the branch was made, only nothing is bound.
+func (s *Space) TakeLink(m Memory, stub uint32) (resume uint32, target uint64, call bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stats.Misses++
+	l := s.linkAt(stub)
+	if l == nil {
+		return 0, 0, false, ErrStub
+	}
+	var p place
+	var dest uint32
+	if l.call {
+		var e entry
+		p, e, err = s.enter(m, l.target, pieceCall)
+		dest = e.direct
+	} else {
+		p, err = s.locate(m, l.target, false)
+		dest = p.body
+	}
+	if err != nil {
+		return 0, l.target, l.call, err
+	}
+	// Translating may have made the link's own fragment stale.
+	if !l.from.stale && l.to == nil {
+		s.bind(l, p.r, dest)
+	}
+	return s.cfg.Base + dest, l.target, l.call, nil
+}
+
+// linkAt returns the link with this exit stub.
+func (s *Space) linkAt(stub uint32) *link {
+	p := s.find(stub)
+	if p == nil || p.kind != pieceFragment {
+		return nil
+	}
+	return p.r.linkAt(stub - s.cfg.Base)
+}
+
+// locate finds or makes the translation of orig. When it translates, called says whether the region gets the inline
+// entry of calls.
+func (s *Space) locate(m Memory, orig uint64, called bool) (place, error) {
+	if p, ok := s.lookup(orig); ok {
+		return p, nil
+	}
+	r, err := s.translate(m, orig, called, false)
+	if err != nil {
+		return place{}, err
+	}
+	s.ahead(m, r)
+	return s.blocks[orig], nil
+}
+
+// lookup finds the translation of orig, also in the middle of a block.
+func (s *Space) lookup(orig uint64) (place, bool) {
+	if p, ok := s.blocks[orig]; ok {
+		return p, true
+	}
+	for _, r := range s.byPage[orig&^pageMask] {
+		if !r.code.overlaps(orig, orig+1) {
+			continue
+		}
+		off, ok := translate.Boundary(&r.code, r.reg, s.cfg.Base+r.base, &s.cfg.Layout, orig)
+		if ok {
+			return place{r, r.base + off}, true
+		}
+	}
+	return place{}, false
+}
+
+// entry is the way into a place for branches of one kind. For jumps, first is the J entry; for calls it is IC, and direct is D.
+type entry struct {
+	first, direct uint32
+}
+
+// enter finds or makes the translation of orig and the entry for branches of a kind.
+func (s *Space) enter(m Memory, orig uint64, kind pieceKind) (place, entry, error) {
+	// Each round but the first begins with an empty half.
+	for range 2 {
+		p, err := s.locate(m, orig, kind == pieceCall)
+		if err != nil {
+			return place{}, entry{}, err
+		}
+		if e, ok := p.r.entry(orig, kind); ok {
+			return p, e, nil
+		}
+		if e, ok := s.makeStub(p, orig, kind); ok {
+			return p, e, nil
+		}
+		// The half is full, and p becomes stale with everything else in it.
+		s.retire()
+	}
+	return place{}, entry{}, ErrSize
+}
+
+// makeStub emits an entry stub out of line.
+func (s *Space) makeStub(p place, orig uint64, kind pieceKind) (entry, bool) {
+	var code []byte
+	off, ok := s.halves[s.cur].room(maxStub, stubAlign)
+	if !ok {
+		return entry{}, false
+	}
+	at, body := s.cfg.Base+off, s.cfg.Base+p.body
+	e := entry{first: off, direct: off}
+	switch kind {
+	case pieceJump:
+		code = translate.EmitJumpEntry(at, body)
+	case pieceCall:
+		// D is the tail of IC: they differ in the reload of rcx in front.
+		code = translate.EmitCallEntry(at, body)
+		e.direct = off + uint32(len(code)-len(translate.EmitDirectCallEntry(at, body)))
+	}
+	s.put(code, piece{off: off, kind: kind, r: p.r, orig: orig})
+	p.r.stubs = append(p.r.stubs, stub{orig, kind, e})
+	s.stats.Stubs++
+	return e, true
+}
