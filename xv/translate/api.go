@@ -115,6 +115,7 @@ type Link struct {
 type Fragment struct {
 	Code    []byte
 	Hot     uint32  // length of the translated blocks; exit stubs follow
+	Instrs  int     // original instructions
 	Entries []Entry // body (B) of every block, in order of address
 	Returns []Entry // reload of every return site, which is its entry in table J; in order of offset
 	Links   []Link  // in order of Off

@@ -1,0 +1,280 @@
+package translate
+
+// pad emits nops such that the rel32 field which follows after lead more bytes can be patched: it must lie
+// inside one aligned 8 bytes. movable says that the nops may go before the copied instruction before, so
+// that the processor can still fuse it with a conditional jump. rip is the original address here.
+func (b *Buffer) pad(lead int, movable bool, rip uint64, flags uint8) {
+	over := (b.n + lead) & 7
+	if over <= 4 {
+		return
+	}
+	size := 8 - over
+	at := b.n
+	if movable && b.last >= 0 {
+		at = b.last
+		copy(b.code[at+size:], b.code[at:b.n])
+		if b.rec != nil {
+			b.rec.shift(at, size)
+		}
+	} else if b.rec != nil {
+		b.rec.add(at, flags, Recovery{RIP: rip})
+	}
+	end := b.n + size
+	b.n = at
+	b.lit(nops[size])
+	b.n = end
+}
+
+var nops = [4]string{
+	1: "\x90",         // nop
+	2: "\x66\x90",     // data16 nop
+	3: "\x0f\x1f\x00", // nop dword [rax]
+}
+
+// link emits the rel32 of a direct branch that leaves the region. Its exit stub comes later.
+func (b *Buffer) link(target uint64, call bool) {
+	b.links = append(b.links, Link{Target: target, Off: uint32(b.n), Call: call})
+	b.n += 4
+}
+
+// exitHead is mov dword gs:[Stub],imm32 without the immediate.
+const exitHead = "\x65\xc7\x04\x25\x30\x00\x00\x00"
+
+// exitStub emits an exit stub that goes to one of the agent's entries. The first instruction is marked by
+// the caller.
+func (b *Buffer) exitStub(to uint32, r Recovery) {
+	at := b.n
+	b.lit(exitHead)
+	b.put4(b.base + uint32(at))
+	b.mark(r)
+	b.put1(0xe9) // jmp rel32
+	b.putTo(to)
+}
+
+func (b *Buffer) special() {
+	r := Recovery{RIP: b.pc, Kind: KindSpecial}
+	if b.rec != nil {
+		b.rec.add(b.n, atStart, r)
+	}
+	b.exitStub(b.layout.Special, r)
+}
+
+// jmp emits a jump to an original address, here where the original address is rip.
+func (b *Buffer) jmp(target, rip uint64, flags uint8) {
+	i := b.blockAt(target)
+	if i < 0 {
+		b.pad(1, false, rip, flags)
+	}
+	if b.rec != nil {
+		b.rec.add(b.n, flags, Recovery{RIP: rip})
+	}
+	switch {
+	case i < 0:
+		b.put1(0xe9) // jmp rel32
+		b.link(target, false)
+	case b.short(i, 2):
+		b.put1(0xeb) // jmp rel8
+		b.relative(i, 1)
+	default:
+		b.put1(0xe9) // jmp rel32
+		b.relative(i, 4)
+	}
+}
+
+func (b *Buffer) jump() { b.jmp(b.in.Target(b.pc), b.pc, atStart) }
+
+// fallThrough goes on to the next original instruction after a block.
+func (b *Buffer) fallThrough() {
+	blocks := b.region.Blocks
+	i := b.block + 1
+	if i < len(blocks) && blocks[i].Addr == b.next && !(b.region.Called && b.next == b.region.Entry) {
+		return
+	}
+	b.used += roomJmp
+	b.jmp(b.next, b.next, 0)
+}
+
+func (b *Buffer) condJump() {
+	target := b.in.Target(b.pc)
+	cc := b.in.Opcode & 15
+	i := b.blockAt(target)
+	if i >= 0 && b.short(i, 2) {
+		b.start()
+		b.put1(0x70 | cc) // jcc rel8
+		b.relative(i, 1)
+		return
+	}
+	if i < 0 {
+		b.pad(2, true, b.pc, atStart)
+	}
+	b.start()
+	b.put1(0x0f) // jcc rel32
+	b.put1(0x80 | cc)
+	if i >= 0 {
+		b.relative(i, 4)
+	} else {
+		b.link(target, false)
+	}
+}
+
+// loop translates loopne, loope, loop, jrcxz and jecxz, which have only a rel8.
+func (b *Buffer) loop() {
+	target := b.in.Target(b.pc)
+	i := b.blockAt(target)
+	b.start()
+	if b.in.AddrSize {
+		b.put1(0x67)
+	}
+	if i >= 0 && b.short(i, 2) {
+		b.put1(b.in.Opcode) // loop rel8
+		b.relative(i, 1)
+		return
+	}
+	// loop taken ; jmp over ; taken: jmp target ; over:
+	b.put1(b.in.Opcode)
+	b.put1(2)
+	b.mark(Recovery{RIP: b.next})
+	b.put1(0xeb) // jmp rel8
+	over := b.n
+	b.n++
+	b.jmp(target, target, 0)
+	b.code[over] = byte(b.n - over - 1)
+}
+
+func (b *Buffer) xbegin() {
+	target := b.in.Target(b.pc)
+	i := b.blockAt(target)
+	if i < 0 {
+		b.pad(2, false, b.pc, atStart)
+	}
+	b.start()
+	b.lit("\xc7\xf8") // xbegin rel32
+	if i >= 0 {
+		b.relative(i, 4)
+	} else {
+		b.link(target, false)
+	}
+}
+
+// spill saves rcx, to be used before every indirect branch.
+func (b *Buffer) spill() { b.storeGS(rcx, OffS) }
+
+// reload restores rcx, which an indirect branch to this place spilled.
+func (b *Buffer) reload(r Recovery) {
+	r.RCXFromS = true
+	b.stop(r)
+	b.loadGS(rcx, OffS)
+}
+
+// returnSite emits the reload after a call or a system call.
+func (b *Buffer) returnSite() {
+	b.returns = append(b.returns, Entry{b.next, uint32(b.n)})
+	b.reload(Recovery{RIP: b.next})
+}
+
+// adjustRSP is lea rsp,[rsp+8].
+const adjustRSP = "\x48\x8d\x64\x24\x08"
+
+// prologue emits the entries of calls: IC, for indirect calls, and D, for direct ones.
+func (b *Buffer) prologue() {
+	b.frag.CallEntry = uint32(b.n)
+	r := Recovery{RIP: b.pc, RSPAdd: 8}
+	b.reload(r)
+	b.frag.DirectCallEntry = uint32(b.n)
+	b.stop(r)
+	b.lit(adjustRSP)
+}
+
+// pushReturn pushes the original return address. r is the state before.
+func (b *Buffer) pushReturn(r Recovery) {
+	b.put1(0x68) // push imm32
+	b.put4(uint32(b.next))
+	if !near(b.next) {
+		r.RSPAdd += 8
+		b.mark(r)
+		b.lit("\xc7\x44\x24\x04") // mov dword [rsp+4],imm32
+		b.put4(uint32(b.next >> 32))
+	}
+}
+
+func (b *Buffer) call() {
+	b.pad(int(roomPush(b.next))+1, false, b.pc, atStart)
+	b.start()
+	b.pushReturn(Recovery{})
+	b.mark(Recovery{RIP: b.pc, RSPAdd: 8})
+	b.put1(0xe8) // call rel32
+	b.link(b.in.Target(b.pc), true)
+	b.returnSite()
+}
+
+func (b *Buffer) callNext() {
+	b.start()
+	b.pushReturn(Recovery{RIP: b.pc})
+}
+
+// lookup stores the target of an indirect branch, which is in rcx, and loads its cache address. r is the
+// state at the branch.
+func (b *Buffer) lookup(r Recovery) {
+	b.mark(r)
+	b.storeGS(rcx, OffT)
+	r.Kind = KindTable
+	b.mark(r)
+	b.lit("\x8b\x0c\x8d") // mov ecx,[rcx*4+disp32]
+	b.put4(b.layout.Table)
+}
+
+func (b *Buffer) callIndirect() {
+	b.start()
+	b.spill()
+	r := Recovery{RIP: b.pc, RCXFromS: true}
+	b.loadTarget(r)
+	b.mark(r)
+	b.pushReturn(r)
+	r.RSPAdd = 8
+	b.mark(r)
+	b.lit("\x48\x8d\x89\x00\x00\x00\x40") // lea rcx,[rcx+CallBias]
+	b.lookup(r)
+	b.mark(r)
+	b.lit("\xff\xd1") // call rcx
+	b.returnSite()
+}
+
+func (b *Buffer) jumpIndirect() {
+	b.start()
+	b.spill()
+	r := Recovery{RIP: b.pc, RCXFromS: true}
+	b.loadTarget(r)
+	b.lookup(r)
+	b.mark(r)
+	b.lit("\xff\xe1") // jmp rcx
+}
+
+func (b *Buffer) ret() {
+	b.start()
+	b.spill()
+	r := Recovery{RIP: b.pc, RCXFromS: true}
+	b.mark(r)
+	b.lit("\x48\x8b\x0c\x24") // mov rcx,[rsp]
+	b.lookup(r)
+	b.mark(r)
+	b.lit("\x48\x89\x0c\x24") // mov [rsp],rcx
+	// The return address on the stack is gone: only forward from here.
+	pop := uint16(b.in.Imm)
+	b.mark(Recovery{RIP: b.pc, RIPFromT: true, RCXFromS: true, RSPAdd: 8 + int32(pop)})
+	if b.in.ImmSize == 0 {
+		b.put1(0xc3) // ret
+		return
+	}
+	b.put1(0xc2) // ret imm16
+	b.put1(byte(pop))
+	b.put1(byte(pop >> 8))
+}
+
+func (b *Buffer) syscall() {
+	b.start()
+	b.movImm(rcx, b.next)
+	b.mark(Recovery{RIP: b.pc, Kind: KindGate})
+	b.put1(0xe9) // jmp rel32
+	b.putTo(b.layout.Gate)
+	b.returnSite()
+}
