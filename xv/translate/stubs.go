@@ -13,27 +13,25 @@ const (
 // reloadRCX is mov rcx,gs:[S].
 const reloadRCX = "\x65\x48\x8b\x0c\x25\x08\x00\x00\x00"
 
-// EmitJumpEntry writes the J entry at cache address at of the code whose body is at the cache address body.
-func EmitJumpEntry(dst []byte, at, body uint32) { stub(dst, at, body, reloadRCX) }
+// EmitJumpEntry returns the J entry for cache address at of the code whose body is at the cache address body.
+func EmitJumpEntry(at, body uint32) []byte { return stub(at, body, reloadRCX) }
 
-// EmitCallEntry writes the entry of indirect calls, IC.
-func EmitCallEntry(dst []byte, at, body uint32) { stub(dst, at, body, reloadRCX+adjustRSP) }
+// EmitCallEntry returns the entry of indirect calls, IC. Its last DirectCallEntrySize bytes are D.
+func EmitCallEntry(at, body uint32) []byte { return stub(at, body, reloadRCX+adjustRSP) }
 
-// EmitDirectCallEntry writes the entry of direct calls, D.
-func EmitDirectCallEntry(dst []byte, at, body uint32) { stub(dst, at, body, adjustRSP) }
+// EmitDirectCallEntry returns the entry of direct calls, D.
+func EmitDirectCallEntry(at, body uint32) []byte { return stub(at, body, adjustRSP) }
 
-func stub(dst []byte, at, body uint32, head string) {
-	n := copy(dst, head)
-	dst[n] = 0xe9 // jmp rel32
-	binary.LittleEndian.PutUint32(dst[n+1:], body-(at+uint32(n)+5))
+// EmitExit returns an exit stub for cache address at to an agent entry. A table entry can lead to one: the
+// first use then enters the agent.
+func EmitExit(at, to uint32) []byte {
+	return stub(at, to, exitHead+string(binary.LittleEndian.AppendUint32(nil, at)))
 }
 
-// EmitExit writes an exit stub at cache address at to an agent entry. A table entry can lead to one: the first
-// use then enters the agent.
-func EmitExit(dst []byte, at, to uint32) {
-	n := copy(dst, exitHead)
-	binary.LittleEndian.PutUint32(dst[n:], at)
-	stub(dst[n+4:], at+uint32(n)+4, to, "")
+// stub appends jmp to to head.
+func stub(at, to uint32, head string) []byte {
+	code := append([]byte(head), 0xe9) // jmp rel32
+	return binary.LittleEndian.AppendUint32(code, to-(at+uint32(len(head))+sizeJmp))
 }
 
 // RecoverJumpEntry is the recovery at an offset in a J entry of the code at orig.
