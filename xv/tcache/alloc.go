@@ -1,6 +1,10 @@
 package tcache
 
-import "sort"
+import (
+	"sort"
+
+	"xvrun/xv/translate"
+)
 
 // half is one of the two parts of the cache memory: one is being filled while the stale fragments of the other die out.
 // Offsets are into Config.Code.
@@ -31,7 +35,7 @@ const (
 	// stubAlign is small: entry stubs that are made together share cache lines.
 	stubAlign = 8
 	// reserve is what a fragment leaves free behind it, so that the entry stub which it was translated for fits too.
-	reserve = 4 * (maxStub + stubAlign)
+	reserve = 4 * (translate.CallEntrySize + stubAlign)
 )
 
 // room returns where n bytes with the given alignment would be placed in the current half.
@@ -78,7 +82,7 @@ func (s *Space) usable() error {
 			continue
 		}
 		h.next, h.pieces, h.retired = h.lo, nil, false
-		clear(s.recovered)
+		clear(s.maps)
 		return nil
 	}
 	return ErrFull

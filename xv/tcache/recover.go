@@ -2,58 +2,47 @@ package tcache
 
 import "xvrun/xv/translate"
 
-// recovered is an answer of Recover.
-type recovered struct {
-	rec translate.Recovery
-	ok  bool
+// maxMaps bounds the maps of regions that are kept. Threads are interrupted again and again in the same loops (the Go
+// runtime does so thousands of times a second), and making a map costs translating the region once more.
+const maxMaps = 32
+
+// mapOf returns the map of a region, nil if it cannot be made.
+func (s *Space) mapOf(r *region) *translate.Map {
+	if m := s.maps[r]; m != nil {
+		return m
+	}
+	m, err := translate.Record(&r.code, r.reg, s.cfg.Base+r.base, &s.cfg.Layout, &s.buf)
+	if err != nil {
+		return nil
+	}
+	if len(s.maps) >= maxMaps {
+		clear(s.maps)
+	}
+	s.maps[r] = m
+	return m
 }
 
-// maxRecovered bounds the answers that are kept. Threads are interrupted again and again in the same loops, and an answer
-// costs translating the region once more.
-const maxRecovered = 4096
-
 // Recover says how to get from the machine state of a thread at a cache address to its original state. It knows all of
-// the cache: fragments with their exit stubs, stale ones too until their memory is used again, and entry stubs.
+// the cache: fragments with their exit stubs, stale ones too until their memory is used again, and entry stubs. The
+// address must be where an instruction starts: after an int3 of a stale fragment that is the address before RIP.
 func (s *Space) Recover(cache uint32) (translate.Recovery, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if a, ok := s.recovered[cache]; ok {
-		return a.rec, a.ok
-	}
 	p := s.find(cache)
 	if p == nil {
 		return translate.Recovery{}, false
 	}
-	var a recovered
 	off := cache - s.cfg.Base - p.off
-	if p.kind == pieceFragment {
-		a.rec, a.ok = translate.Recover(&p.r.code, p.r.reg, s.cfg.Base+p.off, &s.cfg.Layout, off)
-	} else {
-		a.rec, a.ok = p.recover(off)
+	switch p.kind {
+	case pieceJump:
+		return translate.RecoverJumpEntry(p.orig, off)
+	case pieceCall:
+		return translate.RecoverCallEntry(p.orig, off)
 	}
-	if len(s.recovered) >= maxRecovered {
-		clear(s.recovered)
+	if m := s.mapOf(p.r); m != nil {
+		return m.Recover(off)
 	}
-	s.recovered[cache] = a
-	return a.rec, a.ok
-}
-
-// Lengths of the instructions of entry stubs.
-const (
-	reloadLen = 9 // mov rcx,gs:[S]
-	popLen    = 5 // lea rsp,[rsp+8]
-	jmpLen    = 5 // jmp B
-	maxStub   = reloadLen + popLen + jmpLen
-)
-
-// recover gives the state at an instruction of an entry stub.
-func (p *piece) recover(off uint32) (translate.Recovery, bool) {
-	jmp := p.end - p.off - jmpLen
-	rec := translate.Recovery{RIP: p.orig, RCXFromS: off == 0}
-	if p.kind == pieceCall && off < jmp {
-		rec.RSPAdd = 8
-	}
-	return rec, off == 0 || off == jmp || p.kind == pieceCall && off == reloadLen
+	return translate.Recovery{}, false
 }
 
 // IsStale reports whether a cache address lies in a stale fragment, or in an entry stub that leads to one.

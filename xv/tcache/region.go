@@ -1,6 +1,8 @@
 package tcache
 
 import (
+	"cmp"
+	"slices"
 	"sort"
 
 	"xvrun/xv/translate"
@@ -99,19 +101,21 @@ func (s *Space) install(src translate.Source, reg *translate.Region, frag *trans
 		reg:     reg,
 		code:    makeRecipe(src, reg),
 		base:    base,
-		entries: append([]translate.Entry(nil), frag.Entries...),
-		returns: append([]translate.Entry(nil), frag.Returns...),
+		entries: slices.Clone(frag.Entries),
+		returns: slices.Clone(frag.Returns),
 		call:    entry{base + frag.CallEntry, base + frag.DirectCallEntry},
 		links:   make([]link, len(frag.Links)),
 	}
-	sort.Slice(r.returns, func(i, k int) bool { return r.returns[i].Addr < r.returns[k].Addr })
+	// Overlapping code aside, both are in order already.
+	slices.SortFunc(r.returns, func(a, b translate.Entry) int { return cmp.Compare(a.Addr, b.Addr) })
 	for i, l := range frag.Links {
 		r.links[i] = link{from: r, target: l.Target, off: base + l.Off, stub: base + l.Stub, call: l.Call}
 	}
-	sort.Slice(r.links, func(i, k int) bool { return r.links[i].stub < r.links[k].stub })
+	slices.SortFunc(r.links, func(a, b link) int { return cmp.Compare(a.stub, b.stub) })
 	s.put(frag.Code, piece{off: base, kind: pieceFragment, r: r})
 	s.stats.Regions++
 	s.stats.Live++
+	s.stats.Instrs += uint64(frag.Instrs)
 	s.stats.SourceBytes += uint64(len(r.code.bytes))
 
 	r.code.pages(func(pg uint64) { s.byPage[pg] = append(s.byPage[pg], r) })
@@ -184,8 +188,10 @@ func (s *Space) drop(r *region) {
 	for i := range r.links {
 		s.forget(&r.links[i])
 	}
-	for _, off := range translate.Boundaries(&r.code, r.reg, s.cfg.Base+r.base, &s.cfg.Layout) {
-		s.cfg.Code[r.base+off] = int3
+	if m := s.mapOf(r); m != nil {
+		for _, off := range m.Boundaries() {
+			s.cfg.Code[r.base+off] = int3
+		}
 	}
 	s.stats.Dropped++
 	s.stats.Live--

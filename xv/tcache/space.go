@@ -20,8 +20,8 @@ type Space struct {
 	waiting map[uint64]*linkList // by original address: links that lead to their exit stub until it is translated
 	copies  map[uint64]*page
 
-	buf       translate.Buffer
-	recovered map[uint32]recovered // answers of Recover
+	buf  translate.Buffer
+	maps map[*region]*translate.Map
 
 	stats Stats
 }
@@ -48,12 +48,12 @@ func newSpace(cfg Config) *Space {
 		panic("tcache: the cache memory is not aligned")
 	}
 	return &Space{
-		cfg:       cfg,
-		blocks:    make(map[uint64]place),
-		byPage:    make(map[uint64][]*region),
-		waiting:   make(map[uint64]*linkList),
-		copies:    make(map[uint64]*page),
-		recovered: make(map[uint32]recovered),
+		cfg:     cfg,
+		blocks:  make(map[uint64]place),
+		byPage:  make(map[uint64][]*region),
+		waiting: make(map[uint64]*linkList),
+		copies:  make(map[uint64]*page),
+		maps:    make(map[*region]*translate.Map),
 	}
 }
 
@@ -161,9 +161,10 @@ func (s *Space) lookup(orig uint64) (place, bool) {
 		if !r.code.overlaps(orig, orig+1) {
 			continue
 		}
-		off, ok := translate.Boundary(&r.code, r.reg, s.cfg.Base+r.base, &s.cfg.Layout, orig)
-		if ok {
-			return place{r, r.base + off}, true
+		if m := s.mapOf(r); m != nil {
+			if off, ok := m.Boundary(orig); ok {
+				return place{r, r.base + off}, true
+			}
 		}
 	}
 	return place{}, false
@@ -197,7 +198,7 @@ func (s *Space) enter(m Memory, orig uint64, kind pieceKind) (place, entry, erro
 // makeStub emits an entry stub out of line.
 func (s *Space) makeStub(p place, orig uint64, kind pieceKind) (entry, bool) {
 	var code []byte
-	off, ok := s.halves[s.cur].room(maxStub, stubAlign)
+	off, ok := s.halves[s.cur].room(translate.CallEntrySize, stubAlign)
 	if !ok {
 		return entry{}, false
 	}
@@ -207,9 +208,8 @@ func (s *Space) makeStub(p place, orig uint64, kind pieceKind) (entry, bool) {
 	case pieceJump:
 		code = translate.EmitJumpEntry(at, body)
 	case pieceCall:
-		// D is the tail of IC: they differ in the reload of rcx in front.
 		code = translate.EmitCallEntry(at, body)
-		e.direct = off + uint32(len(code)-len(translate.EmitDirectCallEntry(at, body)))
+		e.direct = off + translate.CallEntrySize - translate.DirectCallEntrySize
 	}
 	s.put(code, piece{off: off, kind: kind, r: p.r, orig: orig})
 	p.r.stubs = append(p.r.stubs, stub{orig, kind, e})

@@ -68,6 +68,7 @@ var (
 type Stats struct {
 	Regions     int    // regions translated
 	Ahead       int    // of these, ahead of their first use
+	Instrs      uint64 // original instructions translated
 	SourceBytes uint64 // original bytes translated
 	CodeBytes   uint64 // bytes of fragments and entry stubs written
 	Stubs       int    // entry stubs out of line

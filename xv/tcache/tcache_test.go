@@ -1,0 +1,394 @@
+package tcache
+
+import (
+	"bytes"
+	"errors"
+	"math/rand"
+	"sync"
+	"testing"
+
+	"xvrun/xv/translate"
+)
+
+// code is a small guest at 0x200000.
+func code(at map[int][]byte) *image {
+	im := &image{lo: 0x200000, text: bytes.Repeat([]byte{0x90}, 4*pageSize)}
+	for off, b := range at {
+		copy(im.text[off:], b)
+	}
+	return im.withTables()
+}
+
+// callRet is f (at 0): call g (at 0x100); ret, and g: ret.
+func callRet() *image {
+	return code(map[int][]byte{0: {0xe8, 0xfb, 0, 0, 0, 0xc3}, 0x100: {0xc3}})
+}
+
+func TestTakeLink(t *testing.T) {
+	im := callRet()
+	s := New(testConfig(im, 1<<20))
+	if _, err := s.FillCall(im, im.lo); err != nil {
+		t.Fatal(err)
+	}
+	r := s.blocks[im.lo].r
+	if len(r.links) != 1 || !r.links[0].call || r.links[0].to != nil {
+		t.Fatalf("links: %+v", r.links)
+	}
+	if ra := im.j[5]; ra == 0 {
+		t.Error("the return site is not in table J")
+	}
+	stub := s.cfg.Base + r.links[0].stub
+	for range 2 {
+		resume, target, call, err := s.TakeLink(im, stub)
+		if err != nil || target != im.lo+0x100 || !call {
+			t.Fatalf("%#x %v %v", target, call, err)
+		}
+		s.verifyPlace(t, resume, target, false, true)
+		if s.cfg.Base+s.dest(r.links[0].off) != resume {
+			t.Error("not bound")
+		}
+	}
+	s.verify(t, im, true)
+	for _, bad := range []uint32{0, stub + 1, stub - 1, ^uint32(0), s.cfg.Base, s.cfg.Base + uint32(len(s.cfg.Code)), s.cfg.Base - 1} {
+		if _, _, _, err := s.TakeLink(im, bad); err != ErrStub {
+			t.Errorf("TakeLink(%#x): %v", bad, err)
+		}
+		s.Recover(bad)
+		s.IsStale(bad)
+	}
+}
+
+func TestStaleStub(t *testing.T) {
+	im := callRet()
+	s := New(testConfig(im, 1<<20))
+	if _, err := s.Jump(im, im.lo); err != nil {
+		t.Fatal(err)
+	}
+	l := &s.blocks[im.lo].r.links[0]
+	stub := s.cfg.Base + l.stub
+	if n := s.Invalidate(im.lo, im.lo+1); n != 1 || !s.IsStale(stub) {
+		t.Fatalf("dropped %d", n)
+	}
+	resume, target, _, err := s.TakeLink(im, stub)
+	if err != nil || target != im.lo+0x100 {
+		t.Fatalf("%#x %v", target, err)
+	}
+	s.verifyPlace(t, resume, target, false, true)
+	if s.dest(l.off) != l.stub {
+		t.Error("the link of a stale fragment was bound")
+	}
+	s.verify(t, im, true)
+}
+
+func TestInvalidate(t *testing.T) {
+	im := callRet()
+	var told []uint64
+	cfg := testConfig(im, 1<<20)
+	cfg.Budget = 1000
+	cfg.Translated = func(page uint64) { told = append(told, page) }
+	s := New(cfg)
+	if _, err := s.FillCall(im, im.lo); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.FillCall(im, im.lo+0x100); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.FillJump(im, im.lo+0x100); err != nil {
+		t.Fatal(err)
+	}
+	s.verify(t, im, true)
+	if st := s.Stats(); st.Ahead != 1 || st.Links != 1 || st.Live != 2 || st.Stubs != 1 {
+		t.Errorf("%+v", st)
+	}
+	if len(told) != 1 || told[0] != im.lo {
+		t.Errorf("told of pages %#x", told)
+	}
+	if !s.HasCode(im.lo+0x100, im.lo+0x101) || s.HasCode(im.lo+0x101, im.lo+0x2000) || s.HasCode(0, im.lo) || !s.HasCode(0, ^uint64(0)) {
+		t.Error("HasCode")
+	}
+	g := s.cfg.Base + s.blocks[im.lo+0x100].body
+	then := false
+	if n := s.InvalidateThen(im.lo+0x100, im.lo+0x200, func() { then = true }); n != 1 || !then {
+		t.Errorf("dropped %d, then %v", n, then)
+	}
+	if im.j[0x100]|im.c[0x100] != 0 || im.c[0] == 0 {
+		t.Error("tables")
+	}
+	if rec, ok := s.Recover(g); !ok || rec.RIP != im.lo+0x100 || s.cfg.Code[g-s.cfg.Base] != int3 || !s.IsStale(g) {
+		t.Errorf("%+v %v", rec, ok)
+	}
+	s.verify(t, im, true)
+
+	// New code: the same address is translated from what memory holds now.
+	copy(im.text[0x100:], []byte{0x31, 0xc0, 0xc3})
+	if _, err := s.FillCall(im, im.lo+0x100); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Stats(); len(told) != 2 || st.Links != 2 || st.Unlinks != 1 {
+		t.Errorf("told %d, %+v", len(told), st)
+	}
+	if p := s.blocks[im.lo+0x100]; !bytes.Equal(s.cfg.Code[p.body:p.body+2], []byte{0x31, 0xc0}) {
+		t.Error("old code")
+	}
+	s.verify(t, im, true)
+	im.dead.Store(true)
+	s.Invalidate(0, ^uint64(0))
+	var de *translate.DecodeError
+	if _, err := s.Jump(im, im.lo); !errors.As(err, &de) {
+		t.Error(err)
+	}
+	if st := s.Stats(); st.Live != 0 || len(s.blocks)+len(s.byPage)+len(s.waiting)+len(s.copies) != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// An address in the middle of a block, and the middle of an instruction.
+func TestMiddle(t *testing.T) {
+	im := code(map[int][]byte{0: {0xb8, 0xc3, 0x90, 0x90, 0xc3, 0x31, 0xc9, 0xc3}, 0x40: {0xeb, 0xc3}})
+	s := New(testConfig(im, 1<<20))
+	if _, err := s.Jump(im, im.lo); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Jump(im, im.lo+1); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Stats(); st.Live != 2 {
+		t.Errorf("in the middle of an instruction: %+v", st)
+	}
+	for _, addr := range []uint64{im.lo, im.lo + 1, im.lo + 4, im.lo + 5, im.lo + 7} {
+		body, err := s.FillJump(im, addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.verifyPlace(t, body, addr, false, false)
+		direct, err := s.FillCall(im, addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.verifyPlace(t, direct, addr, false, true)
+	}
+	s.verify(t, im, true)
+	// Every instruction of entry stubs is known.
+	for _, p := range s.halves[0].pieces {
+		if p.kind == pieceFragment {
+			continue
+		}
+		n := 0
+		for a := p.off; a < p.end; a++ {
+			if _, ok := s.Recover(s.cfg.Base + a); ok {
+				n++
+			}
+		}
+		if want := map[pieceKind]int{pieceJump: 2, pieceCall: 3}[p.kind]; n != want {
+			t.Errorf("stub of kind %d: %d instructions", p.kind, n)
+		}
+	}
+}
+
+func TestFull(t *testing.T) {
+	im := libc(t)
+	cfg := testConfig(im, 256<<10)
+	quiet, asked := true, 0
+	cfg.Budget = 2000
+	cfg.Quiesce = func(lo, hi uint32) bool { asked++; return quiet }
+	s := New(cfg)
+	for i := 0; s.Stats().Retired < 5; i++ {
+		f := im.funcs[i*7%len(im.funcs)]
+		if _, err := s.FillCall(im, f); err != nil {
+			t.Fatalf("%#x: %v", f, err)
+		}
+		if i%200 == 0 {
+			s.verify(t, im, false)
+		}
+	}
+	if asked == 0 {
+		t.Error("Quiesce was not asked")
+	}
+	s.verify(t, im, false)
+	quiet = false
+	s.Flush()
+	s.verify(t, im, false)
+	if _, err := s.Jump(im, im.funcs[0]); err != ErrFull {
+		t.Errorf("%v, want ErrFull", err)
+	}
+	quiet = true
+	if _, err := s.Jump(im, im.funcs[0]); err != nil {
+		t.Error(err)
+	}
+	s.verify(t, im, false)
+}
+
+func TestClone(t *testing.T) {
+	im := libc(t)
+	cfg := testConfig(im, 1<<20)
+	cfg.Budget = 4000
+	s := New(cfg)
+	for i := 0; i < 300; i++ {
+		if _, err := s.FillCall(im, im.funcs[i*5%len(im.funcs)]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Invalidate(im.funcs[100], im.funcs[100]+20000)
+	child := im.withTables()
+	c := s.Clone(testConfig(child, 1<<20))
+	if !bytes.Equal(s.cfg.Code, c.cfg.Code) {
+		t.Error("code differs")
+	}
+	for i := range im.j {
+		if im.j[i] != child.j[i] || im.c[i] != child.c[i] {
+			t.Fatalf("tables differ at %#x", im.lo+uint64(i))
+		}
+	}
+	s.verify(t, im, false)
+	c.verify(t, child, false)
+	if a, b := s.Stats(), c.Stats(); a != b {
+		t.Errorf("%+v, clone %+v", a, b)
+	}
+	// Each goes on alone.
+	c.Invalidate(0, 1<<40)
+	c.verify(t, child, false)
+	s.verify(t, im, false)
+	for i := 0; i < 300; i++ {
+		if _, err := c.FillJump(child, im.funcs[i*3%len(im.funcs)]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.verify(t, child, false)
+	s.verify(t, im, false)
+}
+
+// Small parts of a real program, with everything checked that Recover says.
+func TestPlaces(t *testing.T) {
+	im := libc(t)
+	cfg := testConfig(im, 1<<20)
+	cfg.Budget = 1000
+	s := New(cfg)
+	for i := 0; i < 20; i++ {
+		f := im.funcs[i*37%len(im.funcs)]
+		if _, err := s.FillCall(im, f); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.FillJump(im, f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.verify(t, im, true)
+	s.Invalidate(im.funcs[37*3%len(im.funcs)], im.funcs[37*3%len(im.funcs)]+3*pageSize)
+	s.verify(t, im, true)
+}
+
+func TestConcurrent(t *testing.T) {
+	im := libc(t)
+	cfg := testConfig(im, 4<<20)
+	cfg.Budget = 1000
+	s := New(cfg)
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			rnd := rand.New(rand.NewSource(int64(g)))
+			for i := 0; i < 300; i++ {
+				f := im.funcs[rnd.Intn(len(im.funcs))]
+				var err error
+				switch rnd.Intn(16) {
+				case 0:
+					s.Invalidate(f, f+1)
+				case 1:
+					s.Recover(testBase + uint32(rnd.Intn(1<<20)))
+				case 2:
+					s.HasCode(f, f+1000)
+					s.IsStale(testBase + uint32(rnd.Intn(1<<20)))
+					s.Stats()
+				case 3, 4, 5, 6:
+					if stub, ok := s.someStub(rnd.Intn(1000)); ok {
+						_, _, _, err = s.TakeLink(im, stub)
+					}
+				case 7, 8:
+					_, err = s.Jump(im, f+uint64(rnd.Intn(20)))
+				case 9, 10:
+					_, err = s.FillJump(im, f)
+				default:
+					_, err = s.FillCall(im, f)
+				}
+				var de *translate.DecodeError
+				if err != nil && !errors.As(err, &de) && err != ErrStub {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	s.verify(t, im, false)
+}
+
+// someStub returns an exit stub.
+func (s *Space) someStub(n int) (uint32, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, ll := range s.waiting {
+		if n--; n < 0 && ll.first != nil {
+			return s.cfg.Base + ll.first.stub, true
+		}
+	}
+	return 0, false
+}
+
+// Wrong or missing memory, and addresses at the ends of the address space.
+func TestHostile(t *testing.T) {
+	im := callRet()
+	im.slot(0, false)
+	s := New(Config{Code: make([]byte, 1<<20), Base: testBase, Layout: testLayout})
+	for _, addr := range []uint64{0, 1, im.lo - 1, im.lo + 4*pageSize, 1<<63 - 1, 1 << 63, ^uint64(0), ^uint64(0) - pageSize} {
+		var de *translate.DecodeError
+		if _, err := s.FillJump(im, addr); !errors.As(err, &de) {
+			t.Errorf("%#x: %v", addr, err)
+		}
+		s.Invalidate(addr, addr+1)
+		s.Invalidate(addr, ^uint64(0))
+		s.Invalidate(^uint64(0), addr)
+		s.HasCode(0, addr)
+	}
+	// Without tables, and at the very end of executable memory.
+	if _, err := s.FillJump(im, im.lo+4*pageSize-1); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.FillCall(im, im.lo); err != nil {
+		t.Error(err)
+	}
+	if st := s.Stats(); st.Fills != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+func BenchmarkTranslate(b *testing.B) {
+	im := libc(b)
+	var st Stats
+	for b.Loop() {
+		s := New(testConfig(im.withTables(), 64<<20))
+		for _, f := range im.funcs {
+			if _, err := s.FillCall(im, f); err != nil {
+				b.Fatal(err)
+			}
+		}
+		st = s.Stats()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(st.SourceBytes), "ns/byte")
+	b.ReportMetric(float64(st.CodeBytes)/float64(st.SourceBytes), "out/in")
+	b.ReportMetric(float64(st.SourceBytes), "bytes")
+	b.ReportMetric(float64(st.Regions), "regions")
+}
+
+// BenchmarkFlush is what it costs that a half is full.
+func BenchmarkFlush(b *testing.B) {
+	im := libc(b)
+	for b.Loop() {
+		b.StopTimer()
+		s := New(testConfig(im.withTables(), 64<<20))
+		for _, f := range im.funcs {
+			if _, err := s.FillCall(im, f); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.StartTimer()
+		s.Flush()
+	}
+}
