@@ -5,24 +5,27 @@ package x86
 func (in *Inst) check(e entry) error {
 	reg := in.ModRM >> 3 & 7
 	mem := in.ModRM < 0xc0
-	if e>>(ppShift+entry(in.PP))&1 == 0 || e>>(regShift+entry(reg))&1 != 0 ||
-		e&modrm != 0 && (mem && e&regOnly != 0 || !mem && e&memOnly != 0) {
+	pp := ppShift + entry(in.PP)
+	if !mem {
+		pp += 4
+	}
+	if e>>pp&1 == 0 || e>>(regShift+entry(reg))&1 != 0 {
 		return ErrInvalid
 	}
 	if in.Encoding != Legacy && in.Encoding != Now3D && (in.OpSize || in.Rep || in.Repne || in.Lock || in.REX != 0) {
 		// SDM vol. 2 sec. 2.3.2, 2.3.3, 2.7.2; APM vol. 3 sec. 1.2.7.
 		return ErrInvalid
 	}
-	lockable := false
-	switch e & (ruleMask << ruleShift) {
-	case lock:
-		lockable = mem
+	locks := false
+	switch e.rule() {
+	case lockable:
+		locks = mem
 	case lockGrp:
-		lockable = mem && lockableGroup(in.Map, in.Opcode, reg)
+		locks = mem && lockableGroup(in.Map, in.Opcode, reg)
 	case grp3:
-		lockable = mem && (reg == 2 || reg == 3)
+		locks = mem && (reg == 2 || reg == 3)
 	case grp5:
-		lockable = mem && reg < 2
+		locks = mem && reg < 2
 		switch reg {
 		case 2:
 			in.Class = CallInd
@@ -58,8 +61,15 @@ func (in *Inst) check(e entry) error {
 			in.Class = grp7Class(in.ModRM, in.PP)
 		}
 	case grp9:
-		lockable = mem && reg == 1
+		locks = mem && reg == 1
 	case grp15:
+		forms := &grp15Reg
+		if mem {
+			forms = &grp15Mem
+		}
+		if forms[in.PP]>>reg&1 == 0 {
+			return ErrInvalid
+		}
 		// rdgsbase, wrgsbase.
 		if !mem && in.PP == 2 && (reg == 1 || reg == 3) {
 			in.Class = Special
@@ -70,13 +80,17 @@ func (in *Inst) check(e entry) error {
 		}
 	case movCR:
 		// AMD: LOCK selects CR8 (APM vol. 3 "MOV CRn").
-		lockable = true
-	case vsib:
-		if !in.HasSIB {
+		locks = true
+	case sib:
+		if mem && !in.HasSIB {
+			return ErrInvalid
+		}
+	case x87:
+		if x87Reserved(in.Opcode&7, in.ModRM) {
 			return ErrInvalid
 		}
 	}
-	if in.Lock && !lockable {
+	if in.Lock && !locks {
 		// SDM vol. 2 "LOCK": only some instructions, and only with a memory destination.
 		return ErrInvalid
 	}
@@ -116,12 +130,41 @@ func grp7Class(b byte, pp uint8) Class {
 	return Other
 }
 
-// now3dOpcode reports the opcodes of 3DNow! and its extensions, with those of the Geode (APM vol. 3 table A-13).
-func now3dOpcode(b byte) bool {
-	switch b {
-	case 0x0c, 0x0d, 0x1c, 0x1d, 0x86, 0x87, 0x8a, 0x8e, 0x90, 0x94, 0x96, 0x97, 0x9a, 0x9e, 0xa0, 0xa4, 0xa6, 0xa7, 0xaa,
-		0xae, 0xb0, 0xb4, 0xb6, 0xb7, 0xbb, 0xbf:
-		return true
+// Values of ModRM.reg with which group 15 exists, by mandatory prefix: its memory and register forms (SDM vol. 2 table A-6).
+// fxsave, fxrstor, ldmxcsr and stmxcsr ignore the prefix.
+var (
+	grp15Mem = [4]byte{
+		0xff,               // fxsave, fxrstor, ldmxcsr, stmxcsr, xsave, xrstor, xsaveopt, clflush
+		0x0f | 1<<6 | 1<<7, // clwb, clflushopt
+		0x0f | 1<<4 | 1<<6, // ptwrite, clrssbsy
+		0x0f,
 	}
-	return false
+	grp15Reg = [4]byte{
+		1<<5 | 1<<6 | 1<<7, // lfence, mfence, sfence
+		1<<6 | 1<<7,        // tpause, pcommit
+		0xff,               // rdfsbase, rdgsbase, wrfsbase, wrgsbase, ptwrite, incssp, umonitor
+		1<<6 | 1<<7,        // umwait
+	}
+)
+
+// Reserved x87 encodings, by the low 3 bits of the opcode: values of ModRM.reg of the memory forms, and of ModRM-0xc0 of
+// the register forms. Reserved encodings that processors execute as an alias of another instruction, such as dc d0 for
+// fcom, are not among them (SDM vol. 2 sec. A.5.2).
+var (
+	x87Mem = [8]byte{1: 1 << 1, 3: 1<<4 | 1<<6, 5: 1 << 5}
+	x87Reg = [8]uint64{
+		1: 0x0000_80cc_00fe_0000,
+		2: 0xffff_fdff_0000_0000,
+		3: 0xff00_00c0_0000_0000,
+		5: 0xffff_0000_0000_0000,
+		6: 0x0000_0000_fd00_0000,
+		7: 0xff00_00fe_0000_0000,
+	}
+)
+
+func x87Reserved(op, b byte) bool {
+	if b < 0xc0 {
+		return x87Mem[op]>>(b>>3&7)&1 != 0
+	}
+	return x87Reg[op]>>(b&63)&1 != 0
 }

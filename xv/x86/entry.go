@@ -3,10 +3,11 @@ package x86
 // entry describes one opcode of one opcode map.
 //
 //	bits 0-3    immediate
-//	bits 4-9    flags
-//	bits 10-13  prefixes: mandatory prefixes with which the opcode exists
-//	bits 14-17  Class
-//	bits 18-22  rule
+//	bits 4-7    flags
+//	bits 8-11   mandatory prefixes with which the memory form exists, or the opcode where it has no ModRM
+//	bits 12-15  mandatory prefixes with which the register form exists
+//	bits 16-19  Class
+//	bits 20-23  rule
 //	bits 24-31  values of ModRM.reg with which the opcode does not exist
 type entry uint32
 
@@ -31,26 +32,35 @@ const (
 	valid     entry = 1 << (4 + iota) // the opcode exists in 64-bit mode
 	modrm                             // ModRM follows the opcode
 	prefix                            // legacy prefix or REX
-	memOnly                           // the register form does not exist
-	regOnly                           // the memory form does not exist
 	regAlways                         // ModRM.mod is not looked at
+)
 
-	np    entry = 1 << 10 // no mandatory prefix
-	p66   entry = 1 << 11
-	pF3   entry = 1 << 12
-	pF2   entry = 1 << 13
-	anyPP       = np | p66 | pF3 | pF2
+// Mandatory prefixes: m the memory form, r the register form, p both; NP is none.
+const (
+	mNP entry = 1 << (8 + iota)
+	m66
+	mF3
+	mF2
+	rNP
+	r66
+	rF3
+	rF2
 
-	ppShift    = 10
-	classShift = 14
-	ruleShift  = 18
-	ruleMask   = 31
-	regShift   = 24
+	pNP = mNP | rNP
+	p66 = m66 | r66
+	pF3 = mF3 | rF3
+	pF2 = mF2 | rF2
 
-	// plain is an opcode without ModRM, form one with it.
-	plain = valid | anyPP
-	form  = valid | modrm | anyPP
+	memAny = mNP | m66 | mF3 | mF2
+	regAny = rNP | r66 | rF3 | rF2
 
+	plain = valid | memAny | regAny // an opcode without ModRM, with any prefix
+	op    = valid | modrm           // an opcode with ModRM
+	form  = plain | modrm           // an opcode with ModRM and with any prefix
+)
+
+// Classes.
+const (
 	jmp     = entry(Jmp) << classShift
 	jcc     = entry(Jcc) << classShift
 	loop    = entry(Loop) << classShift
@@ -62,23 +72,33 @@ const (
 	trap    = entry(Trap) << classShift
 )
 
-// Rules: what the flags cannot say; see check.
+// Rules: what the other bits cannot say; see check.
 const (
-	_       entry = iota << ruleShift
-	lock          // takes a LOCK prefix when its destination is memory
-	lockGrp       // the same, by ModRM.reg
-	grp3          // f6, f7: an immediate follows with /0 and /1
-	grp5          // ff
-	grp11         // c6, c7: /0, xabort, xbegin
-	movSeg        // 8e
-	grp6          // 0f 00
-	grp7          // 0f 01
-	grp9          // 0f c7
-	grp15         // 0f ae
-	extrq         // 0f 78
-	now3d         // 0f 0f
-	movCR         // 0f 20, 0f 22
-	vsib          // vector index: a SIB byte is required
+	_        entry = iota << ruleShift
+	lockable       // takes a LOCK prefix when its destination is memory
+	lockGrp        // the same, by ModRM.reg
+	grp3           // f6, f7: an immediate follows with /0 and /1
+	grp5           // ff
+	grp11          // c6, c7: /0, xabort, xbegin
+	movSeg         // 8e
+	grp6           // 0f 00
+	grp7           // 0f 01
+	grp9           // 0f c7
+	grp15          // 0f ae
+	extrq          // 0f 78
+	now3d          // 0f 0f
+	movCR          // 0f 20 to 23
+	sib            // a memory operand needs a SIB byte: vector index, or rows of a tile
+	x87            // d8 to df
+)
+
+// Bit positions.
+const (
+	ppShift    = 8
+	classShift = 16
+	ruleShift  = 20
+	ruleMask   = 15
+	regShift   = 24
 )
 
 // regs excludes all values of ModRM.reg but those given.
@@ -89,6 +109,8 @@ func regs(r ...uint) entry {
 	}
 	return e
 }
+
+func (e entry) rule() entry { return e & (ruleMask << ruleShift) }
 
 // row describes the opcodes first to last.
 type row struct {
@@ -134,7 +156,7 @@ func (in *Inst) immSize(e entry) int {
 		}
 		return 8
 	}
-	switch e & (ruleMask << ruleShift) {
+	switch e.rule() {
 	case grp3:
 		if in.ModRM>>3&7 < 2 {
 			if in.Opcode == 0xf6 {
@@ -176,7 +198,7 @@ func (in *Inst) immediate(e entry, b []byte, off int) {
 			v = int64(uint32(v))
 		}
 		in.Disp, in.DispOff, in.DispSize = v, uint8(off), uint8(len(b))
-	case e&(ruleMask<<ruleShift) == now3d:
+	case e.rule() == now3d:
 		in.Encoding, in.Opcode, in.OpOff = Now3D, b[0], uint8(off)
 	default:
 		in.Imm, in.ImmOff, in.ImmSize = v, uint8(off), uint8(len(b))

@@ -119,7 +119,7 @@ func parse(s []byte, l *line) (ok bool) {
 		l.code = append(l.code, byte(hex(raw[k:k+2])))
 	}
 	l.text = string(text)
-	return true
+	return !strings.HasPrefix(l.text, ".byte")
 }
 
 func hex(b []byte) (v uint64) {
@@ -180,7 +180,7 @@ func (t *tally) diff(file string, l *line, in *Inst, err error, what string) {
 func (t *tally) compare(file string, l *line) {
 	var in Inst
 	t.insts++
-	if strings.Contains(l.text, "(bad)") || strings.Contains(l.text, "%?") {
+	if strings.Contains(l.text, "(bad)") || strings.Contains(l.text, "{bad}") || strings.Contains(l.text, "%?") {
 		t.bad++
 		if err := Decode(l.code, &in); err == nil && int(in.Len) <= len(l.code) {
 			t.lax[fmt.Sprintf("%d map %d op %02x", in.Encoding, in.Map, in.Opcode)]++
@@ -221,6 +221,8 @@ func (t *tally) compare(file string, l *line) {
 		t.diff(file, l, &in, err, "class")
 	case in.RIPRel != l.isRIP:
 		t.diff(file, l, &in, err, "rip-relative")
+	case in.RIPRel && in.AddrSize && l.rip>>32 != 0 && in.RIPTarget(l.addr) == l.rip&0xffffffff:
+		t.known["target of an eip-relative operand not truncated"]++
 	case in.RIPRel && in.RIPTarget(l.addr) != l.rip:
 		t.diff(file, l, &in, err, "rip target")
 	case l.hasTo && in.Class != Special && in.Target(l.addr) != l.dest:
@@ -234,6 +236,8 @@ func objdumpAccepts(l *line, in *Inst, err error) string {
 	case err != ErrInvalid:
 	case in.Lock:
 		return "LOCK with an instruction that does not take it"
+	case in.Map == 0 && in.Opcode == 0x8e && in.ModRM>>3&7 == 1:
+		return "mov to cs"
 	case in.Encoding != Legacy && in.Encoding != Now3D && (in.OpSize || in.Rep || in.Repne || in.REX != 0):
 		return "66, F2, F3 or REX before VEX, EVEX or XOP"
 	}
