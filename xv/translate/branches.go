@@ -200,7 +200,7 @@ func (b *Buffer) pushReturn(r Recovery) {
 func (b *Buffer) call() {
 	b.pad(int(roomPush(b.next))+1, false, b.pc, atStart)
 	b.start()
-	b.pushReturn(Recovery{})
+	b.pushReturn(Recovery{RIP: b.pc})
 	b.mark(Recovery{RIP: b.pc, RSPAdd: 8})
 	b.put1(0xe8) // call rel32
 	b.link(b.in.Target(b.pc), true)

@@ -1,0 +1,265 @@
+package translate
+
+import (
+	"encoding/hex"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"xvrun/xv/x86"
+)
+
+var update = flag.Bool("update", false, "write testdata/forms.txt again; needs objdump")
+
+var testLayout = Layout{Table: 0x7ffc0000, Miss: 0x40000100, Special: 0x40000200, Gate: 0x40000300}
+
+const testBase = 0x50000000
+
+// text is a Source of one run of code.
+type text struct {
+	addr uint64
+	code []byte
+}
+
+func (s text) ReadCode(addr uint64, p []byte) int {
+	if addr < s.addr || addr-s.addr >= uint64(len(s.code)) {
+		return 0
+	}
+	return copy(p, s.code[addr-s.addr:])
+}
+
+func unhex(t testing.TB, s string) []byte {
+	t.Helper()
+	code, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return code
+}
+
+const (
+	nearPC = 0x400000
+	farPC  = 0x7f0000400000
+)
+
+// forms are the cases of testdata/forms.txt.
+var forms = []struct {
+	name   string
+	pc     uint64
+	called bool
+	code   string
+}{
+	{"copied: push rbp; mov rbp,rsp; ud2", nearPC, false, "55 4889e5 0f0b"},
+	{"called: endbr64; ret", nearPC, true, "f30f1efa c3"},
+	{"ret", nearPC, false, "c3"},
+	{"rep ret", nearPC, false, "f3c3"},
+	{"ret 16", nearPC, false, "c21000"},
+	{"call, near", nearPC, false, "e8fb0f0000 f4"},
+	{"call, far", farPC, false, "e8fb0f0000 f4"},
+	{"call of the next instruction; pop rax", nearPC, false, "e800000000 58 f4"},
+	{"call of the next instruction, far", farPC, false, "e800000000 58 f4"},
+	{"call rax", nearPC, false, "ffd0 f4"},
+	{"call rcx", nearPC, false, "ffd1 f4"},
+	{"call r12, far", farPC, false, "41ffd4 f4"},
+	{"call [rsp+8]", nearPC, false, "ff542408 f4"},
+	{"call [rip+0x10]", nearPC, false, "ff1510000000 f4"},
+	{"call [rip+0x10], far", farPC, false, "ff1510000000 f4"},
+	{"call [r13+r9*8-8]", nearPC, false, "43ff54cdf8 f4"},
+	{"call fs:[0x10]", nearPC, false, "64ff142510000000 f4"},
+	{"call gs:[0x10]", nearPC, false, "65ff142510000000 f4"},
+	{"call gs:[rip+0x10], far", farPC, false, "65ff1510000000 f4"},
+	{"jmp rax", nearPC, false, "ffe0"},
+	{"notrack jmp [rax*8+0x1000]", nearPC, false, "3eff24c500100000"},
+	{"jmp [eax]", nearPC, false, "67ff20"},
+	{"jmp fs:[rip+0x10], far", farPC, false, "64ff2510000000"},
+	{"jmp out", nearPC, false, "e9fb0f0000"},
+	{"jmp out, padded", nearPC, false, "909090909090 e9fb0f0000"},
+	{"jmp self", nearPC, false, "ebfe"},
+	{"je out; hlt", nearPC, false, "0f84fa0f0000 f4"},
+	{"cmp; je out: the nop goes before the cmp", nearPC, false, "9090 4839d8 0f84fa0f0000 f4"},
+	{"je over a nop", nearPC, false, "7401 90 f4"},
+	{"jne back", nearPC, false, "48ffc8 75fb f4"},
+	{"je into the middle of lock cmpxchg", nearPC, false, "7401 f00fb10f f4"},
+	{"je over far-reaching code", nearPC, false, "7478" + strings.Repeat("488b05f0ffffff", 17) + "90 f4"},
+	{"loop back", nearPC, false, "90 e2fd f4"},
+	{"jrcxz out; hlt", nearPC, false, "e37f f4"},
+	{"jecxz out; hlt", nearPC, false, "67e37f f4"},
+	{"xbegin; xend; hlt", nearPC, false, "c7f804000000 0f01d5 f4 f4"},
+	{"xbegin out", nearPC, false, "c7f8fa0f0000 f4"},
+	{"syscall, near", nearPC, false, "0f05 f4"},
+	{"syscall, far", farPC, false, "0f05 f4"},
+	{"int3; ud2", nearPC, false, "cc 0f0b"},
+	{"int 0x80", nearPC, false, "cd80"},
+	{"falls into nothing", nearPC, false, "90"},
+	{"falls into bytes that are no instruction", nearPC, false, "90 06"},
+	{"called in the middle: dec rax; entry; jne back", nearPC + 3, true, "48ffc8 85c0 75f9 f4"},
+	{"lea rax,[rip+0x10]", nearPC, false, "488d0510000000 f4"},
+	{"lea r9d,[rip+0x10]", nearPC, false, "448d0d10000000 f4"},
+	{"lea ax,[rip+0x10]", nearPC, false, "668d0510000000 f4"},
+	{"lea r9w,[rip+0x10]", nearPC, false, "66448d0d10000000 f4"},
+	{"lea r9,[rip+0x10], far", farPC, false, "4c8d0d10000000 f4"},
+	{"lea eax,[rip+0x10], far", farPC, false, "8d0510000000 f4"},
+	{"lea rax,[eip+0x10], far", farPC, false, "67488d0510000000 f4"},
+	{"mov rax,[rip+0x10]", nearPC, false, "488b0510000000 f4"},
+	{"mov r15,[rip+0x10], with REX.X and B", nearPC, false, "4f8b3d10000000 f4"},
+	{"mov rax,[rip+0x10], far", farPC, false, "488b0510000000 f4"},
+	{"mov eax,[eip+0x10], far", farPC, false, "678b0510000000 f4"},
+	{"mov [rip+0x10],ah, far", farPC, false, "882510000000 f4"},
+	{"mov r8,[rip+0x10], far", farPC, false, "4c8b0510000000 f4"},
+	{"cmp dword [rip+0x10],0x12345678", nearPC, false, "813d1000000078563412 f4"},
+	{"cmp dword [rip+0x10],0x12345678, far", farPC, false, "813d1000000078563412 f4"},
+	{"push [rip+0x10], far", farPC, false, "ff3510000000 f4"},
+	{"pop [rip+0x10], far", farPC, false, "8f0510000000 f4"},
+	{"pcmpistri xmm0,[rip+0x10],1, far", farPC, false, "660f3a630510000000 01 f4"},
+	{"15 bytes: too long for a SIB byte", nearPC, false, "3e3e3e3e3ec7051000000001000000 f4"},
+	{"vmovaps ymm0,[rip+0x10]", nearPC, false, "c5fc280510000000 f4"},
+	{"vmovaps ymm0,[rip+0x10], far", farPC, false, "c5fc280510000000 f4"},
+	{"vpshufb xmm1,xmm6,[rip+0x10], far", farPC, false, "c4e249000d10000000 f4"},
+	{"andn r8,r9,[rip+0x10], far", farPC, false, "c462b0f20510000000 f4"},
+	{"vmovdqu64 zmm17,[rip+0x10]", nearPC, false, "62e1fe486f0d10000000 f4"},
+	{"vmovdqu64 zmm17,[rip+0x10], far", farPC, false, "62e1fe486f0d10000000 f4"},
+	{"pfadd mm0,[rip+0x10], far", farPC, false, "0f0f05100000009e f4"},
+	{"mov rax,gs:[0x28]", nearPC, false, "65488b042528000000 f4"},
+	{"mov gs:[rsp+r8*2+8],r9", nearPC, false, "654e894c4408 f4"},
+	{"mov gs:[rdi],bh", nearPC, false, "65883f f4"},
+	{"add dword gs:[eax+4],5", nearPC, false, "6567834004 05 f4"},
+	{"mov eax,gs:[rip+0x10]", nearPC, false, "658b0510000000 f4"},
+	{"vaddps ymm1,ymm6,gs:[rsi]", nearPC, false, "65c5cc580e f4"},
+	{"vaddps zmm1,zmm6,gs:[rsi+0x100]", nearPC, false, "6562f14c48588e00010000 f4"},
+	{"vaddps zmm1,zmm6,gs:[rsi+0x40], scaled", nearPC, false, "6562f14c48584e01 f4"},
+	{"gs lodsb", nearPC, false, "65ac f4"},
+	{"gs nop", nearPC, false, "6590 f4"},
+	{"lea rax,gs:[rdi]", nearPC, false, "65488d07 f4"},
+	{"vpgatherdd xmm0,gs:[rax+xmm1*4],xmm2", nearPC, false, "65c4e269900488 f4"},
+	{"rdgsbase rax", nearPC, false, "f3480faec8 f4"},
+	{"rdgsbase r9d", nearPC, false, "f3410faec9 f4"},
+	{"wrgsbase r9", nearPC, false, "f3490faed9 f4"},
+	{"wrgsbase eax", nearPC, false, "f30faed8 f4"},
+	{"mov gs,eax", nearPC, false, "8ee8 f4"},
+}
+
+// TestForms compares the translation of every form, and the recovery at each of its instructions, with
+// testdata/forms.txt. After a change, run it with -update and read the differences.
+func TestForms(t *testing.T) {
+	file := filepath.Join("testdata", "forms.txt")
+	var out strings.Builder
+	for _, f := range forms {
+		addr := f.pc &^ 0xfff
+		src := text{addr, unhex(t, f.code)}
+		reg, err := Discover(src, f.pc, f.called, Limits{})
+		if err != nil {
+			t.Errorf("%s: %v", f.name, err)
+			continue
+		}
+		fmt.Fprintf(&out, "# %s\n", f.name)
+		describe(t, &out, src, &reg)
+		out.WriteByte('\n')
+	}
+	got := out.String()
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := strings.Split(string(data), "\n")
+	for i, line := range strings.Split(got, "\n") {
+		if i >= len(want) || line != strings.TrimRight(strings.SplitN(want[i], "|", 2)[0], " ") {
+			t.Fatalf("%s:%d:\n got %s\nwant %s", file, i+1, line, want[min(i, len(want)-1)])
+		}
+	}
+}
+
+// describe writes one line for each emitted instruction: offset, bytes, flags and recovery; with -update also the
+// text of objdump.
+func describe(t *testing.T, out *strings.Builder, src Source, reg *Region) {
+	var buf Buffer
+	frag, err := Emit(src, reg, testBase, &testLayout, &buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	code := append([]byte(nil), frag.Code...)
+	for _, e := range frag.Entries {
+		fmt.Fprintf(out, "entry %#x at %#x\n", e.Addr, e.Off)
+	}
+	for _, e := range frag.Returns {
+		fmt.Fprintf(out, "return %#x at %#x\n", e.Addr, e.Off)
+	}
+	for _, l := range frag.Links {
+		fmt.Fprintf(out, "link %#x at %#x, stub %#x, call %v\n", l.Target, l.Off, l.Stub, l.Call)
+	}
+	m, err := Record(src, reg, testBase, &testLayout, &buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for off := 0; off < len(code); {
+		var in x86.Inst
+		if err := x86.Decode(code[off:], &in); err != nil {
+			t.Fatalf("%x: %v", code[off:], err)
+		}
+		end := off + int(in.Len)
+		line := fmt.Sprintf("%04x  %-32s  %s", off, hex.EncodeToString(code[off:end]), recoveryText(m, uint32(off)))
+		if *update {
+			line = fmt.Sprintf("%-96s| %s", line, objdump(t, code[off:end], testBase+uint64(off)))
+		}
+		fmt.Fprintln(out, strings.TrimRight(line, " "))
+		off = end
+	}
+}
+
+func recoveryText(m *Map, off uint32) string {
+	r, ok := m.Recover(off)
+	if !ok {
+		return "none"
+	}
+	s := fmt.Sprintf("%#x", r.RIP)
+	for _, p := range m.points {
+		if p.off == off {
+			s = []string{" ", ".", "?", "*"}[p.flags] + " " + s
+		}
+	}
+	if r.RIPFromT {
+		s += " rip=T"
+	}
+	if r.RCXFromS {
+		s += " rcx=S"
+	}
+	if r.RSPAdd != 0 {
+		s += fmt.Sprintf(" rsp+=%d", r.RSPAdd)
+	}
+	for _, v := range r.Saved {
+		if v.Slot != 0 {
+			s += fmt.Sprintf(" r%d=gs:%#x", v.Reg, v.Slot)
+		}
+	}
+	return s + [...]string{"", " table", " exit", " call-exit", " special", " gate"}[r.Kind]
+}
+
+// objdump returns the text of the instructions of code, separated by semicolons.
+func objdump(t testing.TB, code []byte, addr uint64) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "code")
+	if err := os.WriteFile(file, code, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("objdump", "-D", "-b", "binary", "-m", "i386:x86-64", "-M", "intel", "--insn-width=16",
+		fmt.Sprintf("--adjust-vma=%#x", addr), file).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for line := range strings.Lines(string(out)) {
+		if f := strings.Split(strings.TrimSpace(line), "\t"); len(f) >= 3 {
+			lines = append(lines, strings.Join(strings.Fields(f[2]), " "))
+		}
+	}
+	return strings.Join(lines, "; ")
+}
