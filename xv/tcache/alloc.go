@@ -13,6 +13,10 @@ type half struct {
 	next    uint32  // where the free part begins
 	retired bool    // everything in it is stale, and nothing new is put into it before it was reused
 	pieces  []piece // what it holds, by offset
+
+	// Regions of a retired half that hold no int3 yet. Their code is stale but still right, so that the int3 can be
+	// written bit by bit: a map of the fragment has to be made for that, which takes as long as translating it.
+	draining []*region
 }
 
 // piece is what one part of the cache memory holds: a fragment, or an entry stub out of line.
@@ -78,6 +82,7 @@ func (s *Space) usable() error {
 	for range s.halves {
 		s.cur = (s.cur + 1) % len(s.halves)
 		h := &s.halves[s.cur]
+		s.drain(h, len(h.draining))
 		if h.next > h.lo && s.cfg.Quiesce != nil && !s.cfg.Quiesce(s.cfg.Base+h.lo, s.cfg.Base+h.hi) {
 			continue
 		}
@@ -95,10 +100,32 @@ func (s *Space) retire() {
 		return
 	}
 	for _, p := range h.pieces {
-		if p.kind == pieceFragment && !p.r.stale {
-			s.drop(p.r)
+		if r := p.r; p.kind == pieceFragment && !r.stale {
+			s.clearFills(r)
+			r.stale = true
+			r.in = linkList{}
+			for i := range r.links {
+				l := &r.links[i]
+				l.to, l.list, l.prev, l.next = nil, nil, nil, nil
+			}
+			h.draining = append(h.draining, r)
 		}
 	}
+	clear(s.blocks)
+	clear(s.byPage)
+	clear(s.waiting)
 	h.retired = true
 	s.stats.Retired++
+	s.stats.Dropped += s.stats.Live
+	s.stats.Live = 0
+}
+
+// drain writes the int3 of up to n regions of a retired half.
+func (s *Space) drain(h *half, n int) {
+	k := max(len(h.draining)-n, 0)
+	for _, r := range h.draining[k:] {
+		s.trap(r)
+	}
+	clear(h.draining[k:])
+	h.draining = h.draining[:k]
 }

@@ -32,6 +32,10 @@ func (s *Space) Clone(cfg Config) *Space {
 			// The fragment comes before the stubs that lead to it.
 			p.r = copied[p.r]
 		}
+		h.draining = slices.Clone(h.draining)
+		for k, r := range h.draining {
+			h.draining[k] = copied[r]
+		}
 		c.halves[i] = h
 	}
 	for old, r := range copied {

@@ -1,5 +1,7 @@
 package tcache
 
+import "slices"
+
 // Invalidate makes the translations of the original code in [lo, hi) stale, because it changed, vanished or may no longer be
 // executed, and forgets the copies of its pages. It returns how many regions that were. Threads may still be inside:
 // they trap at an int3 before their next original instruction, where Recover gives the original state. Regions that only
@@ -17,6 +19,18 @@ func (s *Space) InvalidateThen(lo, hi uint64, f func()) (dropped int) {
 		s.drop(r)
 		dropped++
 	}
+	for i := range s.halves {
+		// The code of these was still right up to now.
+		h := &s.halves[i]
+		h.draining = slices.DeleteFunc(h.draining, func(r *region) bool {
+			if !r.code.overlaps(lo, hi) {
+				return false
+			}
+			s.trap(r)
+			dropped++
+			return true
+		})
+	}
 	if lo < hi {
 		for pg := range s.copies {
 			if pg <= hi-1 && pg+pageMask >= lo {
@@ -30,11 +44,19 @@ func (s *Space) InvalidateThen(lo, hi uint64, f func()) (dropped int) {
 	return dropped
 }
 
-// HasCode reports whether there are translations of original code in [lo, hi).
+// HasCode reports whether threads may run translations of original code in [lo, hi).
 func (s *Space) HasCode(lo, hi uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.within(lo, hi)) > 0
+	if len(s.within(lo, hi)) > 0 {
+		return true
+	}
+	for i := range s.halves {
+		if slices.ContainsFunc(s.halves[i].draining, func(r *region) bool { return r.code.overlaps(lo, hi) }) {
+			return true
+		}
+	}
+	return false
 }
 
 // within returns the live regions with code in [lo, hi).
@@ -70,11 +92,15 @@ func (s *Space) within(lo, hi uint64) []*region {
 	return found
 }
 
-// Flush makes everything stale, as when the cache is full. What is translated next goes into the other half.
+// Flush makes everything stale, so that all threads trap. What is translated next goes into the other half.
 func (s *Space) Flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.retire()
+	for i := range s.halves {
+		h := &s.halves[i]
+		s.drain(h, len(h.draining))
+	}
 	clear(s.copies)
 }
 

@@ -105,9 +105,6 @@ func (s *Space) patch(off, dest uint32) {
 	atomic.StoreUint64(word, v)
 }
 
-// int3 is what a thread traps at that is still inside a stale fragment.
-const int3 = 0xcc
-
 // fill is a table entry that leads to a region.
 type fill struct {
 	addr  uint64

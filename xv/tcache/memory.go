@@ -9,6 +9,8 @@ import (
 const (
 	pageSize = 4096
 	pageMask = pageSize - 1
+	// lastPage is never executable; without it no address of code wraps around.
+	lastPage = ^uint64(pageMask)
 	// maxCopies bounds the copies of pages: a guest may execute a little of very many pages.
 	maxCopies = 4096
 )
@@ -56,15 +58,15 @@ func (s *Space) copyPage(m Memory, addr uint64) *page {
 	if pg := s.copies[addr]; pg != nil {
 		return pg
 	}
+	if addr == lastPage {
+		return nil
+	}
 	if s.cfg.Translated != nil {
 		s.cfg.Translated(addr)
 	}
 	pg := &page{addr: addr}
 	if pg.n = m.ReadCode(addr, pg.b[:]); pg.n <= 0 || pg.n > pageSize {
 		return nil
-	}
-	if len(s.copies) >= maxCopies {
-		clear(s.copies)
 	}
 	s.copies[addr] = pg
 	return pg
@@ -124,6 +126,9 @@ func (rc *recipe) ReadCode(addr uint64, p []byte) int {
 
 // overlaps reports whether the code touches [lo, hi).
 func (rc *recipe) overlaps(lo, hi uint64) bool {
+	if lo >= hi {
+		return false
+	}
 	k := sort.Search(len(rc.spans), func(k int) bool { return rc.spans[k].end() > lo })
 	return k < len(rc.spans) && rc.spans[k].addr < hi
 }

@@ -62,6 +62,9 @@ func (r *region) linkAt(stub uint32) *link {
 	return nil
 }
 
+// drainStep is how many stale regions get their int3 when one is translated: the half is drained before the other is full.
+const drainStep = 2
+
 // translate translates the region of orig into the cache and makes it known. When the half is full, everything in it
 // becomes stale and the other half is used; except ahead of the first use, which is not worth that.
 func (s *Space) translate(m Memory, orig uint64, called, ahead bool) (*region, error) {
@@ -70,18 +73,26 @@ func (s *Space) translate(m Memory, orig uint64, called, ahead bool) (*region, e
 			return nil, err
 		}
 		h := &s.halves[s.cur]
+		for i := range s.halves {
+			s.drain(&s.halves[i], drainStep)
+		}
+		// Not while a region is being read: all of it must come from the same copies.
+		if len(s.copies) >= maxCopies {
+			clear(s.copies)
+		}
 		src := &reader{s: s, m: m}
 		reg, err := translate.Discover(src, orig, called, translate.Limits{Stop: s.isBlock})
 		if err != nil {
 			return nil, err
 		}
+		code := makeRecipe(src, &reg)
 		base, _ := h.room(0, translate.Align)
-		frag, err := translate.Emit(src, &reg, s.cfg.Base+base, &s.cfg.Layout, &s.buf)
+		frag, err := translate.Emit(&code, &reg, s.cfg.Base+base, &s.cfg.Layout, &s.buf)
 		if err != nil {
 			return nil, err
 		}
 		if _, ok := h.room(len(frag.Code)+reserve, translate.Align); ok {
-			return s.install(src, &reg, frag, base), nil
+			return s.install(&reg, code, frag, base), nil
 		}
 		if ahead || len(h.pieces) == 0 {
 			return nil, ErrSize
@@ -96,10 +107,10 @@ func (s *Space) isBlock(orig uint64) bool {
 }
 
 // install writes a fragment into the cache and then lets everything lead to it that should.
-func (s *Space) install(src translate.Source, reg *translate.Region, frag *translate.Fragment, base uint32) *region {
+func (s *Space) install(reg *translate.Region, code recipe, frag *translate.Fragment, base uint32) *region {
 	r := &region{
 		reg:     reg,
-		code:    makeRecipe(src, reg),
+		code:    code,
 		base:    base,
 		entries: slices.Clone(frag.Entries),
 		returns: slices.Clone(frag.Returns),
@@ -188,13 +199,24 @@ func (s *Space) drop(r *region) {
 	for i := range r.links {
 		s.forget(&r.links[i])
 	}
-	if m := s.mapOf(r); m != nil {
-		for _, off := range m.Boundaries() {
-			s.cfg.Code[r.base+off] = int3
-		}
-	}
+	s.trap(r)
 	s.stats.Dropped++
 	s.stats.Live--
+}
+
+const int3 = 0xcc
+
+// trap writes an int3 to every place of a stale fragment where threads arrive on their way from one original instruction
+// to the next. They are single bytes, so that a thread runs either the old instruction or the int3.
+func (s *Space) trap(r *region) {
+	m, err := translate.Record(&r.code, r.reg, s.cfg.Base+r.base, &s.cfg.Layout, &s.buf)
+	if err != nil {
+		// Translation is pure, and the fragment was emitted from this recipe.
+		panic("tcache: recipe lost: " + err.Error())
+	}
+	for _, off := range m.Boundaries() {
+		s.cfg.Code[r.base+off] = int3
+	}
 }
 
 // unindex takes a region off a page.

@@ -8,7 +8,9 @@
 //
 // A fragment whose original code changed is stale: nothing points at it any more, and every place in it where a thread
 // can stand between two original instructions holds an int3. A thread that is still inside traps there, and Recover
-// gives its original state. The memory of stale fragments is used again only after Config.Quiesce has agreed.
+// gives its original state. When a half of the cache is full, everything in it becomes stale, and the other half is
+// used: after all int3 are written to its own stale fragments, and Config.Quiesce has agreed. (The half that got full
+// is still right, so that its int3 are written bit by bit, as translation goes on.)
 //
 // Everything that comes from the guest (stubs, cache addresses, original addresses) may be any value.
 package tcache

@@ -205,8 +205,26 @@ func TestFull(t *testing.T) {
 		t.Error("Quiesce was not asked")
 	}
 	s.verify(t, im, false)
+
+	// A region that became stale when the half got full is valid until it changes.
+	s.mu.Lock()
+	s.retire()
+	h := &s.halves[s.cur]
+	if len(h.draining) == 0 {
+		t.Fatal("nothing is draining")
+	}
+	entry := h.draining[0].reg.Entry
+	s.mu.Unlock()
+	if !s.HasCode(entry, entry+1) || s.Invalidate(entry, entry+1) == 0 || s.HasCode(entry, entry+1) {
+		t.Error("draining regions are not invalidated")
+	}
+	s.verify(t, im, false)
+
 	quiet = false
 	s.Flush()
+	if len(h.draining) != 0 {
+		t.Error("Flush leaves regions without int3")
+	}
 	s.verify(t, im, false)
 	if _, err := s.Jump(im, im.funcs[0]); err != ErrFull {
 		t.Errorf("%v, want ErrFull", err)
@@ -359,11 +377,68 @@ func TestHostile(t *testing.T) {
 	}
 }
 
+// nops is memory that is full of nops, up to the last byte of the address space.
+type nops struct{}
+
+func (nops) ReadCode(addr uint64, p []byte) int {
+	for i := range p {
+		p[i] = 0x90
+	}
+	return len(p)
+}
+
+func TestLastPage(t *testing.T) {
+	s := New(Config{Code: make([]byte, 1<<20), Base: testBase, Layout: testLayout, Budget: 10000})
+	for _, back := range []uint64{1, pageSize, pageSize + 1, 2 * pageSize, 3*pageSize + 5} {
+		_, err := s.Jump(nops{}, -back)
+		if back <= pageSize && err == nil || back > pageSize && err != nil {
+			t.Errorf("%#x: %v", -back, err)
+		}
+	}
+	if s.Invalidate(1, ^uint64(0)) == 0 || s.Stats().Live != 0 {
+		t.Errorf("%+v", s.Stats())
+	}
+}
+
+// More pages than there are copies of.
+func TestManyPages(t *testing.T) {
+	s := New(Config{Code: make([]byte, 8<<20), Base: testBase, Layout: testLayout})
+	rets := rets{}
+	for i := range uint64(2*maxCopies + 10) {
+		if _, err := s.Jump(rets, 1<<20+i*pageSize); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(s.copies) > maxCopies {
+		t.Errorf("%d copies", len(s.copies))
+	}
+	if n := s.Invalidate(0, 1<<40); n != 2*maxCopies+10 {
+		t.Errorf("dropped %d", n)
+	}
+}
+
+// rets is memory that is full of ret instructions.
+type rets struct{}
+
+func (rets) ReadCode(addr uint64, p []byte) int {
+	for i := range p {
+		p[i] = 0xc3
+	}
+	return len(p)
+}
+
 func BenchmarkTranslate(b *testing.B) {
 	im := libc(b)
 	var st Stats
+	memory := make([]byte, 16<<20)
 	for b.Loop() {
-		s := New(testConfig(im.withTables(), 64<<20))
+		b.StopTimer()
+		clear(im.j)
+		clear(im.c)
+		cfg := testConfig(im, 0)
+		cfg.Code = memory
+		s := New(cfg)
+		b.StartTimer()
 		for _, f := range im.funcs {
 			if _, err := s.FillCall(im, f); err != nil {
 				b.Fatal(err)
@@ -371,9 +446,9 @@ func BenchmarkTranslate(b *testing.B) {
 		}
 		st = s.Stats()
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(st.SourceBytes), "ns/byte")
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(st.Instrs), "ns/instr")
 	b.ReportMetric(float64(st.CodeBytes)/float64(st.SourceBytes), "out/in")
-	b.ReportMetric(float64(st.SourceBytes), "bytes")
+	b.ReportMetric(float64(st.Instrs), "instrs")
 	b.ReportMetric(float64(st.Regions), "regions")
 }
 
@@ -382,7 +457,7 @@ func BenchmarkFlush(b *testing.B) {
 	im := libc(b)
 	for b.Loop() {
 		b.StopTimer()
-		s := New(testConfig(im.withTables(), 64<<20))
+		s := New(testConfig(im.withTables(), 16<<20))
 		for _, f := range im.funcs {
 			if _, err := s.FillCall(im, f); err != nil {
 				b.Fatal(err)
