@@ -1,0 +1,136 @@
+// Package abi is the layout that the agent's machine code and the supervisor share: addresses in the
+// guest, the thread context that GS base points at, and the codes of the hand-off.
+//
+// A hand-off: the guest's thread writes Kind, sets State to StateRequest, pushes its slot on the
+// doorbell of its CPU and sleeps on State. A server answers with Op (after a vector of Count system
+// calls) and StateReply. After OpRemote the thread reports StateDone to the server that asked, and
+// waits for the next answer.
+package abi
+
+// Addresses in the guest. Everything but the near zone and the tables lies in one region.
+const (
+	NearStart = 0x0001_0000 // the first address of the near zone (vm.mmap_min_addr)
+	NearEnd   = 0x4000_0000 // its end; the virtualization region follows
+	Agent     = 0x4000_0000 // the agent's code
+	AgentSize = 0x1_0000
+	Contexts  = 0x4010_0000 // header page, then the contexts: one shared, writable object
+	Doorbells = Contexts    // doorbell i: its list of slots at 64*i, the number of sleeping servers at 64*i+4
+	Dead      = Contexts + 0x800
+	CPUMap    = Contexts + 0x1000 // a byte for each CPU number: its doorbell
+	Slots     = 0x4100_0000       // context of slot i at Slots + i*SlotSize
+	SlotSize  = 0x1_0000
+	SlotsEnd  = 0x5000_0000
+	MaxSlots  = (SlotsEnd - Slots) / SlotSize
+	Cache     = 0x5000_0000 // the translation cache
+	CacheEnd  = 0x7000_0000
+	Table     = 0x7ffc_0000 // lookup table J, then C
+	TableEnd  = Table + 8<<30
+	FarEnd    = 1 << 44 // code above has no table entries
+
+	ContextsSize = SlotsEnd - Contexts
+	MaxDoorbells = 32
+	CPUMapSize   = 4096
+)
+
+// Parts of a slot, as offsets.
+const (
+	Scratch     = 0x1000 // arguments of remote system calls
+	ScratchSize = 0x1000
+	AgentStack  = 0x4000 // end of the agent's stack, which begins at 0x2000
+	FrameArea   = 0x4000 // signal frames that the supervisor builds
+	FrameEnd    = 0x8000
+	AltStack    = 0x8000 // the signal stack of the agent
+	AltStackEnd = SlotSize
+)
+
+// Offsets in a thread context.
+const (
+	Self      = 0x00 // its own address
+	S         = 0x08 // rcx while an indirect branch is in flight
+	T         = 0x10 // original target of the indirect branch in flight, biased by 2^30 for calls
+	X0        = 0x18 // scratch of rewritten instructions
+	X1        = 0x20
+	GuestGS   = 0x28 // the guest's GS base
+	Stub      = 0x30 // the exit stub that was left
+	AgentSP   = 0x38 // top of the agent's stack
+	InAgent   = 0x40 // u32: signals are put off
+	InGate    = 0x44 // u32: in a system call of the guest
+	Pending   = 0x48 // u32: a signal was put off, everything is blocked
+	SetMask   = 0x4c // u32: the kernel's mask must be set to Mask before the guest continues
+	Next      = 0x50 // original address after the system call in the gate
+	GateRAX   = 0x58 // its number
+	Mask      = 0x60 // the kernel's signal mask while the guest runs
+	Frame     = 0x68 // address of the signal frame
+	SigNo     = 0x70 // u32
+	Slot      = 0x74 // u32: number of the slot, from 1
+	PID       = 0x78 // u32, as the guest sees itself
+	TID       = 0x7c
+	RAX       = 0x80
+	RCX       = 0x88
+	RDX       = 0x90
+	RBX       = 0x98
+	RSP       = 0xa0
+	RBP       = 0xa8
+	RSI       = 0xb0
+	RDI       = 0xb8
+	R8        = 0xc0
+	R9        = 0xc8
+	R10       = 0xd0
+	R11       = 0xd8
+	R12       = 0xe0
+	R13       = 0xe8
+	R14       = 0xf0
+	R15       = 0xf8
+	RIP       = 0x100 // cache address to continue at
+	RFLAGS    = 0x108
+	Child     = 0x110 // context of the thread that OpClone makes
+	SigStack  = 0x118 // stack_t of the agent's signal stack, 24 bytes
+	State     = 0x140 // u32, a futex
+	Kind      = 0x144 // u32
+	Link      = 0x148 // u32: next slot on the doorbell's list
+	Op        = 0x14c // u32
+	Count     = 0x150 // u32: system calls in Vector
+	Call      = 0x180 // one system call: number, six arguments, result
+	Vector    = 0x200 // MaxVector system calls
+	CallSize  = 64
+	MaxVector = 16
+)
+
+// State of a mailbox.
+const (
+	StateRun     = 0 // the thread runs, or works on an answer
+	StateRequest = 1 // it waits for an answer
+	StateReply   = 2 // the answer is there
+	StateDone    = 3 // OpRemote is done; it waits for the next answer
+)
+
+// Kind of a request.
+const (
+	KindMiss    = 1 // exit stub of a direct branch
+	KindSpecial = 2 // exit stub of an instruction to emulate
+	KindSyscall = 3 // a system call of the guest that the supervisor handles
+	KindEFAULT  = 4 // a system call of the guest failed with EFAULT
+	KindSignal  = 5 // a signal arrived; Frame, SigNo
+	KindDone    = 6 // OpGate, OpClone or OpExec is done (exec: failed); Call has the result
+	KindStart   = 7 // first request of a new thread, process or program
+	KindFault   = 8 // the agent itself faulted: a defect
+)
+
+// Op of an answer.
+const (
+	OpResume    = 1
+	OpRemote    = 2
+	OpSigreturn = 3
+	OpGate      = 4
+	OpClone     = 5
+	OpExec      = 6
+	OpExit      = 7
+	OpFinish    = 8 // the system call in Call, its result to the guest's rax, and resume
+)
+
+// BlockMask is the kernel mask of the agent: everything but the signals that instructions raise
+// (ILL, TRAP, BUS, FPE, SEGV, SYS), which must reach it always. Bit n-1 is signal n.
+const (
+	SyncMask  = 1<<(4-1) | 1<<(5-1) | 1<<(7-1) | 1<<(8-1) | 1<<(11-1) | 1<<(31-1)
+	BlockMask = ^uint64(SyncMask)
+)

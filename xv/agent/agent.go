@@ -1,0 +1,110 @@
+// Package agent holds the machine code that runs inside a guest beside the translation cache, and the
+// supervisor's view of the memory that both share. The assembly text is asm/agent.asm; package abi is
+// the layout.
+//
+//go:generate go run ./gen
+package agent
+
+import (
+	"fmt"
+
+	"xvrun/xv/agent/abi"
+	"xvrun/xv/translate"
+)
+
+// Addresses of the agent's entries in the guest.
+const (
+	Start         = abi.Agent + offStart
+	SignalHandler = abi.Agent + offSighandler
+	ExecFailed    = abi.Agent + offExecFailed // the int3 after a failed execve
+)
+
+// Layout is what translated code must know of the agent and the tables.
+var Layout = translate.Layout{
+	Table:   abi.Table,
+	Miss:    abi.Agent + offMiss,
+	Special: abi.Agent + offSpecial,
+	Gate:    abi.Agent + offGate,
+}
+
+// Install writes the agent's code to mem, which is abi.AgentSize bytes. pass reports whether a system
+// call of the guest goes straight to the kernel.
+func Install(mem []byte, pass func(nr int) bool) error {
+	table := mem[abi.AgentSize-passSize:]
+	if len(code) > abi.AgentSize-passSize {
+		return fmt.Errorf("agent: %d bytes of code", len(code))
+	}
+	copy(mem, code)
+	for nr := range table {
+		if pass(nr) {
+			table[nr] = 1
+		}
+	}
+	return nil
+}
+
+// passSize is how many system call numbers the gate knows; larger ones are handed to the supervisor.
+const passSize = 512
+
+// Place says where in the agent a thread was when a signal arrived; it decides which state of the
+// original program that is.
+type Place uint8
+
+const (
+	// Elsewhere is not an address at which a signal reaches the supervisor.
+	Elsewhere Place = iota
+	// AtMiss: an exit stub was left, nothing changed but the stub's address in the context.
+	AtMiss
+	// AtSpecial is the same for an instruction that the supervisor emulates.
+	AtSpecial
+	// BeforeCall: the system call at Next-2 has not run. RAX is in the frame.
+	BeforeCall
+	// AtGate is BeforeCall, with the address after the system call still in rcx.
+	AtGate
+	// BeforeCallRAX is BeforeCall with rax in GateRAX.
+	BeforeCallRAX
+	// BeforeCallFlags is BeforeCallRAX with the status flags as lahf and seto gave them in r11.
+	BeforeCallFlags
+	// AfterCall: the system call has run, the result is in rax, the original rip is Next.
+	AfterCall
+	// Resuming: the guest's state is in the context, and all of it is original but RIP.
+	Resuming
+	// BeforeGate2: the system call that the supervisor passed on has not run.
+	BeforeGate2
+	// AfterGate2: it has run, the result is in rax.
+	AfterGate2
+	// StoredGate2: it has run, the result is in the context.
+	StoredGate2
+)
+
+// PlaceOf classifies the address rip of the interrupted thread.
+func PlaceOf(rip uint64) Place {
+	if rip < abi.Agent || rip >= abi.Agent+abi.AgentSize {
+		return Elsewhere
+	}
+	switch off := rip - abi.Agent; {
+	case off == offMiss:
+		return AtMiss
+	case off == offSpecial:
+		return AtSpecial
+	case off >= offResumeBegin && off < offResumeEnd:
+		return Resuming
+	case off >= offGate2Begin && off <= offGate2Syscall:
+		return BeforeGate2
+	case off == offGate2After:
+		return AfterGate2
+	case off > offGate2After && off < offGate2Stored+24:
+		return StoredGate2
+	case off == offGate:
+		return AtGate
+	case off > offGate && off < offGateClobbered, off == offGateSyscall:
+		return BeforeCall
+	case off >= offGateClobbered && off <= offGateFlags, off >= offGateRestored && off < offGateSyscall:
+		return BeforeCallRAX
+	case off > offGateFlags && off < offGateRestored, off == offGateSlow:
+		return BeforeCallFlags
+	case off >= offGateAfter && off < offGateSlow:
+		return AfterCall
+	}
+	return Elsewhere
+}

@@ -1,0 +1,421 @@
+# The agent: the only code of xv that runs in the guest's address space besides the translation
+# cache. It saves the guest's registers, rings the supervisor and does what the answer says; all
+# decisions are the supervisor's. Assembled by `go generate` (see gen/main.go) into code.go.
+#
+# Conventions: GS base is the thread context; offsets below are those of context.go, which the
+# generator passes in as symbols. rbx is the context's address inside the agent. The agent never
+# uses the guest's stack, and no vector register.
+.intel_syntax noprefix
+.text
+
+# Exit stubs of direct branches jump here with gs:[STUB] set; every guest register is live.
+.globl miss
+miss:
+	mov dword ptr gs:[INAGENT], 1
+	mov dword ptr gs:[KIND], KINDMISS
+	jmp save
+
+# Exit stubs of instructions that the supervisor emulates jump here.
+.globl special
+special:
+	mov dword ptr gs:[INAGENT], 1
+	mov dword ptr gs:[KIND], KINDSPECIAL
+
+# All general registers and flags go to the context.
+save:
+	mov gs:[G_RAX], rax
+	mov gs:[G_RCX], rcx
+	mov gs:[G_RDX], rdx
+	mov gs:[G_RBX], rbx
+	mov gs:[G_RSP], rsp
+	mov gs:[G_RBP], rbp
+	mov gs:[G_RSI], rsi
+	mov gs:[G_RDI], rdi
+	mov gs:[G_R8], r8
+	mov gs:[G_R9], r9
+	mov gs:[G_R10], r10
+	mov gs:[G_R11], r11
+	mov gs:[G_R12], r12
+	mov gs:[G_R13], r13
+	mov gs:[G_R14], r14
+	mov gs:[G_R15], r15
+	mov rsp, gs:[AGENTSP]
+	pushfq
+	pop qword ptr gs:[RFLAGS]
+
+# handoff posts the request in the context on the doorbell of this CPU and waits for the answer.
+handoff:
+	cld
+	mov rbx, gs:[SELF]
+	mov dword ptr [rbx+STATE], STATEREQUEST
+	mov eax, 0x7b			# __CPUNODE_SEG: its limit holds the CPU number in bits 0-11
+	lsl eax, eax
+	and eax, 0xfff
+	movzx eax, byte ptr [rax+CPUMAP]
+	shl eax, 6
+	lea r13d, [rax+DOORBELLS]
+	mov ecx, [rbx+SLOT]
+	mov eax, [r13]
+0:	mov [rbx+LINK], eax
+	lock cmpxchg [r13], ecx
+	jne 0b
+	cmp dword ptr [r13+4], 0		# a server sleeps
+	je wait
+	mov rdi, r13
+	mov esi, 1			# FUTEX_WAKE
+	mov edx, 1
+	mov eax, 202			# futex
+	syscall
+wait:
+	mov edx, [rbx+STATE]
+	cmp edx, STATEREPLY
+	je replied
+	lea rdi, [rbx+STATE]
+	xor esi, esi			# FUTEX_WAIT
+	lea r10, [rip+second]
+	mov eax, 202			# futex
+	syscall
+	cmp dword ptr [DEAD], 0
+	je wait
+	mov edi, 125			# the supervisor is gone
+	mov eax, 231			# exit_group
+	syscall
+
+# An answer: first a vector of system calls, then the operation.
+replied:
+	mov dword ptr [rbx+STATE], STATERUN
+	mov r12d, [rbx+COUNT]
+	lea r14, [rbx+VECTOR]
+1:	test r12d, r12d
+	jz 2f
+	mov rax, [r14]
+	mov rdi, [r14+8]
+	mov rsi, [r14+16]
+	mov rdx, [r14+24]
+	mov r10, [r14+32]
+	mov r8, [r14+40]
+	mov r9, [r14+48]
+	syscall
+	mov [r14+56], rax
+	add r14, 64
+	dec r12d
+	jmp 1b
+2:	mov eax, [rbx+OP]
+	cmp eax, OPRESUME
+	je resume
+	cmp eax, OPSIGRETURN
+	je sigreturn
+	cmp eax, OPREMOTE
+	je remote
+	cmp eax, OPGATE
+	je gate2
+	cmp eax, OPCLONE
+	je clone
+	cmp eax, OPEXEC
+	je exec
+	cmp eax, OPFINISH
+	je finish
+	cmp eax, OPEXIT
+	je exit
+	ud2
+
+# The vector was all: tell the server that waits on this context.
+remote:
+	mov dword ptr [rbx+STATE], STATEDONE
+	lea rdi, [rbx+STATE]
+	mov esi, 1			# FUTEX_WAKE
+	mov edx, 1
+	mov eax, 202			# futex
+	syscall
+	jmp wait
+
+# A system call that does not sleep, whose result goes to the guest.
+finish:
+	mov rax, [rbx+CALL]
+	mov rdi, [rbx+CALL+8]
+	mov rsi, [rbx+CALL+16]
+	mov rdx, [rbx+CALL+24]
+	mov r10, [rbx+CALL+32]
+	mov r8, [rbx+CALL+40]
+	mov r9, [rbx+CALL+48]
+	syscall
+	mov gs:[G_RAX], rax
+
+# Continue the guest with the registers in the context. A signal from here to resume_end sees them
+# as the guest's state.
+resume:
+	mov dword ptr [rbx+INAGENT], 0
+.globl resume_begin
+resume_begin:
+	mov eax, [rbx+PENDING]		# a signal was put off: everything is blocked
+	or eax, [rbx+SETMASK]
+	jz 3f
+	mov dword ptr [rbx+PENDING], 0
+	mov dword ptr [rbx+SETMASK], 0
+	mov edi, 2			# SIG_SETMASK
+	lea rsi, [rbx+MASK]
+	xor edx, edx
+	mov r10d, 8
+	mov eax, 14			# rt_sigprocmask
+	syscall
+3:	mov rsp, [rbx+AGENTSP]
+	push qword ptr gs:[RFLAGS]
+	popfq
+	mov rax, gs:[G_RAX]
+	mov rcx, gs:[G_RCX]
+	mov rdx, gs:[G_RDX]
+	mov rbx, gs:[G_RBX]
+	mov rbp, gs:[G_RBP]
+	mov rsi, gs:[G_RSI]
+	mov rdi, gs:[G_RDI]
+	mov r8, gs:[G_R8]
+	mov r9, gs:[G_R9]
+	mov r10, gs:[G_R10]
+	mov r11, gs:[G_R11]
+	mov r12, gs:[G_R12]
+	mov r13, gs:[G_R13]
+	mov r14, gs:[G_R14]
+	mov r15, gs:[G_R15]
+	mov rsp, gs:[G_RSP]
+	jmp qword ptr gs:[G_RIP]
+.globl resume_end
+resume_end:
+
+# Block everything but the signals that instructions raise, then rt_sigreturn from a frame that the
+# supervisor wrote. Blocking keeps a handler from running in between.
+sigreturn:
+	lea rbp, [rip+4f]
+	jmp block
+4:	mov dword ptr [rbx+PENDING], 0
+	mov dword ptr [rbx+SETMASK], 0
+	mov rsp, [rbx+FRAME]
+	add rsp, 8
+	mov dword ptr [rbx+INAGENT], 0
+	mov eax, 15			# rt_sigreturn
+	syscall
+	ud2
+
+# block returns to the address in rbp.
+block:
+	mov edi, 2			# SIG_SETMASK
+	lea rsi, [rip+blockmask]
+	xor edx, edx
+	mov r10d, 8
+	mov eax, 14			# rt_sigprocmask
+	syscall
+	jmp rbp
+
+# A system call that the supervisor passes with changed arguments and that may sleep: signals are
+# delivered in it as in the guest's own.
+gate2:
+	mov dword ptr [rbx+INAGENT], 0
+.globl gate2_begin
+gate2_begin:
+	mov eax, [rbx+PENDING]
+	or eax, [rbx+SETMASK]
+	jz 5f
+	mov dword ptr [rbx+PENDING], 0
+	mov dword ptr [rbx+SETMASK], 0
+	mov edi, 2			# SIG_SETMASK
+	lea rsi, [rbx+MASK]
+	xor edx, edx
+	mov r10d, 8
+	mov eax, 14			# rt_sigprocmask
+	syscall
+5:	mov rax, [rbx+CALL]
+	mov rdi, [rbx+CALL+8]
+	mov rsi, [rbx+CALL+16]
+	mov rdx, [rbx+CALL+24]
+	mov r10, [rbx+CALL+32]
+	mov r8, [rbx+CALL+40]
+	mov r9, [rbx+CALL+48]
+	mov dword ptr [rbx+INGATE], 1
+.globl gate2_syscall
+gate2_syscall:
+	syscall
+.globl gate2_after
+gate2_after:
+	mov [rbx+CALL+56], rax
+.globl gate2_stored
+gate2_stored:
+	mov dword ptr [rbx+INGATE], 0
+	mov dword ptr [rbx+INAGENT], 1
+	mov dword ptr [rbx+KIND], KINDDONE
+	jmp handoff
+
+# clone, clone3, fork and vfork: the child starts on the context in CHILD, with all signals blocked.
+clone:
+	lea rbp, [rip+6f]
+	jmp block
+6:	mov r12, [rbx+CHILD]
+	mov dword ptr [rbx+SETMASK], 1
+	mov rax, [rbx+CALL]
+	mov rdi, [rbx+CALL+8]
+	mov rsi, [rbx+CALL+16]
+	mov rdx, [rbx+CALL+24]
+	mov r10, [rbx+CALL+32]
+	mov r8, [rbx+CALL+40]
+	mov r9, [rbx+CALL+48]
+	syscall
+	test rax, rax
+	jz 7f
+	mov [rbx+CALL+56], rax
+	mov dword ptr [rbx+KIND], KINDDONE
+	jmp handoff
+7:	mov edi, 0x1001			# ARCH_SET_GS
+	mov rsi, r12
+	mov eax, 158			# arch_prctl
+	syscall
+	mov rbx, r12
+	lea rdi, [rbx+ALTSTACK]
+	xor esi, esi
+	mov eax, 131			# sigaltstack
+	syscall
+# The kernel starts an executed program's agent here, with GS base set by the supervisor.
+.globl start
+start:
+	mov rbx, gs:[SELF]
+	mov eax, 39			# getpid
+	syscall
+	mov [rbx+PID], eax
+	mov eax, 186			# gettid
+	syscall
+	mov [rbx+TID], eax
+	mov dword ptr [rbx+KIND], KINDSTART
+	jmp handoff
+
+# execve, execveat under the supervisor's ptrace: when it fails, int3 tells the tracer.
+exec:
+	lea rbp, [rip+8f]
+	jmp block
+8:	mov dword ptr [rbx+SETMASK], 1
+	mov rax, [rbx+CALL]
+	mov rdi, [rbx+CALL+8]
+	mov rsi, [rbx+CALL+16]
+	mov rdx, [rbx+CALL+24]
+	mov r10, [rbx+CALL+32]
+	mov r8, [rbx+CALL+40]
+	syscall
+.globl exec_failed
+exec_failed:
+	int3
+	mov [rbx+CALL+56], rax
+	mov dword ptr [rbx+KIND], KINDDONE
+	jmp handoff
+
+# The end of a thread: nothing of the context is used once the signals are blocked.
+exit:
+	lea rbp, [rip+9f]
+	jmp block
+9:	mov rax, [rbx+CALL]
+	mov rdi, [rbx+CALL+8]
+	mov rsi, [rbx+CALL+16]
+	syscall
+	ud2
+
+# The handler of every caught signal, on the agent's alternate stack, everything blocked. It may
+# change any register: the frame restores them.
+.globl sighandler
+sighandler:
+	cmp dword ptr gs:[INAGENT], 0
+	jne defer
+	mov dword ptr gs:[INAGENT], 1
+	mov gs:[FRAME], rsp
+	mov gs:[SIGNO], edi
+	mov dword ptr gs:[KIND], KINDSIGNAL
+	jmp handoff
+
+# A signal while the agent works: queue it to this thread again, and return with everything blocked
+# (ucontext.uc_sigmask is at offset 296); resume, gate2 and sigreturn unblock.
+defer:
+	cmp dword ptr [rsi+8], 0		# si_code > 0: raised by the kernel
+	jle 0f
+	cmp edi, 11
+	ja 0f
+	mov eax, 0x9b0			# ILL 4, TRAP 5, BUS 7, FPE 8, SEGV 11: a fault is a defect of the agent
+	bt eax, edi
+	jc fault
+0:	mov qword ptr [rdx+296], -1
+	mov dword ptr gs:[PENDING], 1
+	mov r12d, edi
+	mov r13, rsi
+	mov eax, 39			# getpid
+	syscall
+	mov r14d, eax
+	mov eax, 186			# gettid
+	syscall
+	mov edi, r14d
+	mov esi, eax
+	mov edx, r12d
+	mov r10, r13
+	mov eax, 297			# rt_tgsigqueueinfo
+	syscall
+	add rsp, 8
+	mov eax, 15			# rt_sigreturn
+	syscall
+	ud2
+fault:
+	mov gs:[FRAME], rsp
+	mov dword ptr gs:[KIND], KINDFAULT
+	jmp handoff
+
+# The system call gate. Translated code comes here with the original return address in rcx; r11 is
+# free, because the processor's syscall overwrites both. Flags must survive, so they are kept in
+# r11 as ah = low flags and al = overflow while the class of the call is looked up.
+.globl gate
+gate:
+	mov gs:[NEXT], rcx
+	mov gs:[GATERAX], rax
+	mov ecx, eax
+	lahf
+.globl gate_clobbered
+gate_clobbered:
+	seto al
+	movzx r11d, ax
+	mov rax, gs:[GATERAX]
+.globl gate_flags
+gate_flags:
+	cmp rax, 512
+	jae gate_slow
+	cmp byte ptr [rcx+PASS], 0
+	je gate_slow
+	mov eax, r11d
+	add al, 0x7f			# sets OF if al was 1
+	sahf
+.globl gate_restored
+gate_restored:
+	mov rax, gs:[GATERAX]
+	mov dword ptr gs:[INGATE], 1
+.globl gate_syscall
+gate_syscall:
+	syscall
+.globl gate_after
+gate_after:
+	mov dword ptr gs:[INGATE], 0
+	lea rcx, [rax+14]			# EFAULT: the buffer may lie in a page that xv protects
+	jrcxz gate_efault
+	mov rcx, gs:[NEXT]
+	mov gs:[S], rcx
+	mov gs:[T], rcx
+	mov ecx, [rcx*4+TBL]
+.globl gate_jump
+gate_jump:
+	jmp rcx
+gate_efault:
+	mov dword ptr gs:[INAGENT], 1
+	mov dword ptr gs:[KIND], KINDEFAULT
+	jmp save
+.globl gate_slow
+gate_slow:
+	mov dword ptr gs:[INAGENT], 1
+	mov dword ptr gs:[KIND], KINDSYSCALL
+	mov eax, r11d
+	add al, 0x7f
+	sahf
+	mov rax, gs:[GATERAX]
+	jmp save
+
+	.balign 8
+second:	.quad 1, 0			# struct timespec: how often a waiting thread looks whether the supervisor lives
+blockmask: .quad BLOCKMASK
+	.balign 64

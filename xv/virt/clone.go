@@ -1,0 +1,226 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/loader"
+	"xvrun/xv/agent/abi"
+)
+
+func (th *thread) clone(regs *registers) {
+	a := th.args(regs)
+	th.cloneWith(regs, call{unix.SYS_CLONE, a}, a[0]&^0xff, a[1])
+}
+
+func (th *thread) fork(regs *registers) { th.cloneWith(regs, call{nr: unix.SYS_FORK}, 0, 0) }
+
+func (th *thread) vfork(regs *registers) {
+	th.cloneWith(regs, call{nr: unix.SYS_VFORK}, unix.CLONE_VM|unix.CLONE_VFORK, 0)
+}
+
+// Offsets in struct clone_args (clone(2)).
+const (
+	cloneArgsFlags     = 0
+	cloneArgsStack     = 40
+	cloneArgsStackSize = 48
+	cloneArgsMin       = 64
+)
+
+func (th *thread) clone3(regs *registers) {
+	a := th.args(regs)
+	var b [cloneArgsMin]byte
+	if a[1] < cloneArgsMin || a[1] > pageSize || th.p.read(a[0], b[:]) < len(b) {
+		th.finish(regs, call{unix.SYS_CLONE3, a}) // fails, and the kernel knows best how
+		return
+	}
+	w := func(off int) uint64 { return binary.LittleEndian.Uint64(b[off:]) }
+	stack := w(cloneArgsStack)
+	if stack != 0 {
+		stack += w(cloneArgsStackSize)
+	}
+	th.cloneWith(regs, call{unix.SYS_CLONE3, a}, w(cloneArgsFlags), stack)
+}
+
+// cloneWith makes a thread or process by k, a system call of the clone family with the given flags.
+// The child starts in the agent on a context of its own; stack is its stack pointer, 0 for the
+// caller's.
+func (th *thread) cloneWith(regs *registers, k call, flags, stack uint64) {
+	s, p := th.p.s, th.p
+	child, err := th.newChild(flags)
+	if err != nil {
+		s.trace("%d: clone: %v", th.tid, err)
+		th.result(regs, -int64(unix.EAGAIN))
+		return
+	}
+	state := *regs
+	state.gpr[rax] = 0
+	if stack != 0 {
+		state.gpr[rsp] = stack
+	}
+	child.starting = func() { child.begun(state, flags) }
+	child.ctx.setU64(abi.GuestGS, th.ctx.u64(abi.GuestGS))
+	child.ctx.setU32(abi.SetMask, 1)
+	child.setMask(th.mask)
+	child.blocked = th.blocked
+	if flags&(unix.CLONE_VM|unix.CLONE_VFORK) != unix.CLONE_VM { // sas_ss_reset(): kept, except by threads
+		child.alt = th.alt
+	}
+	parent := *regs
+	th.done = func(r int64) {
+		if r < 0 {
+			s.drop(child)
+			if child.p != p {
+				child.p.as.leave()
+			}
+		}
+		th.result(&parent, r)
+	}
+	th.resuming = parent
+	th.ctx.setU64(abi.Child, child.ctx.addr)
+	th.ctx.setCall(abi.Call, k)
+	th.reply(abi.OpClone, 0)
+}
+
+// newChild makes the thread, and unless it is one of the same process, the process.
+func (th *thread) newChild(flags uint64) (*thread, error) {
+	s, p := th.p.s, th.p
+	if flags&unix.CLONE_THREAD != 0 {
+		return s.newThread(p)
+	}
+	as := p.as
+	if flags&unix.CLONE_VM != 0 {
+		as.users.Add(1)
+	} else {
+		as = as.fork()
+	}
+	actions := p.actions
+	if flags&unix.CLONE_SIGHAND == 0 {
+		actions = actions.copy()
+	}
+	if flags&unix.CLONE_CLEAR_SIGHAND != 0 {
+		actions = actions.afterExec()
+	}
+	child := s.newProcess(0, as, actions)
+	child.undumpable.Store(p.undumpable.Load())
+	t, err := s.newThread(child)
+	if err != nil {
+		as.leave()
+	}
+	return t, err
+}
+
+// begun is the first request of a cloned thread.
+func (th *thread) begun(state registers, flags uint64) {
+	s := th.p.s
+	th.tid = int(th.ctx.u32(abi.TID))
+	if flags&unix.CLONE_THREAD == 0 {
+		if err := s.adopt(th.p, int(th.ctx.u32(abi.PID))); err != nil {
+			s.fail(nil, err)
+			return
+		}
+		if flags&unix.CLONE_VM == 0 && th.p.as.writableCode() {
+			// Its copies of pages that code is generated into will change on their own.
+			if err := th.p.as.privatize(th); err != nil {
+				s.fail(th.p, err)
+				return
+			}
+		}
+		if flags&unix.CLONE_CLEAR_SIGHAND != 0 {
+			if err := th.installFaultHandlers(); err != nil {
+				s.fail(th.p, err)
+				return
+			}
+		}
+	}
+	th.resumeAt(state)
+}
+
+func (th *thread) execve(regs *registers) {
+	a := th.args(regs)
+	th.exec(regs, call{unix.SYS_EXECVE, a}, atFDCWD, a[0], 0)
+}
+
+func (th *thread) execveat(regs *registers) {
+	a := th.args(regs)
+	th.exec(regs, call{unix.SYS_EXECVEAT, a}, a[0], a[1], a[4])
+}
+
+// exec executes a program by k. Files that the kernel would run outside of translation are refused.
+func (th *thread) exec(regs *registers, k call, dirfd, pathAddr, flags uint64) {
+	s := th.p.s
+	if errno := th.refusesExec(dirfd, pathAddr, flags); errno != 0 {
+		th.result(regs, -int64(errno))
+		return
+	}
+	as, err := s.newAddressSpace()
+	if err != nil {
+		s.trace("%d: execve: %v", th.tid, err)
+		th.result(regs, -int64(unix.ENOMEM))
+		return
+	}
+	next, err := s.newThread(s.newProcess(th.p.pid, as, nil))
+	if err != nil {
+		as.leave()
+		th.result(regs, -int64(unix.EAGAIN))
+		return
+	}
+	saved := *regs
+	th.resuming = saved
+	th.done = func(r int64) { th.result(&saved, r) }
+	th.tracedExec(next, k)
+}
+
+// refusesExec looks at a file as execve would, and returns the error for one that xv cannot run. What
+// the kernel refuses too is left to it.
+func (th *thread) refusesExec(dirfd, pathAddr, flags uint64) unix.Errno {
+	path, ok := th.p.readString(pathAddr)
+	if !ok {
+		return 0
+	}
+	root := fmt.Sprintf("/proc/%d/root", th.p.pid)
+	switch {
+	case path == "" && flags&unix.AT_EMPTY_PATH != 0:
+		path = fmt.Sprintf("/proc/%d/fd/%d", th.p.pid, int32(dirfd))
+	case strings.HasPrefix(path, "/proc/self/"):
+		path = fmt.Sprintf("/proc/%d/%s", th.p.pid, strings.TrimPrefix(path, "/proc/self/"))
+	case strings.HasPrefix(path, "/"):
+		path = root + path
+	case int32(dirfd) == unix.AT_FDCWD:
+		path = fmt.Sprintf("/proc/%d/cwd/%s", th.p.pid, path)
+	default:
+		path = fmt.Sprintf("/proc/%d/fd/%d/%s", th.p.pid, int32(dirfd), path)
+	}
+	_, err := loader.Check(path)
+	var e *loader.Error
+	if errors.As(err, &e) && e.Errno == 0 {
+		th.p.s.trace("%d: execve: %v", th.tid, err)
+		return unix.ENOEXEC
+	}
+	return 0
+}
+
+// readString reads a C string of at most PATH_MAX bytes.
+func (p *process) readString(addr uint64) (string, bool) {
+	var b [pageSize]byte
+	n := p.read(addr, b[:])
+	for i, c := range b[:n] {
+		if c == 0 {
+			return string(b[:i]), true
+		}
+	}
+	return "", false
+}
+
+// exit ends the thread. Its slot is used again once the kernel no longer knows the thread.
+func (th *thread) exit(regs *registers) {
+	th.p.s.drop(th)
+	th.ctx.setCall(abi.Call, call{unix.SYS_EXIT, th.args(regs)})
+	th.reply(abi.OpExit, 0)
+}

@@ -1,0 +1,52 @@
+// Package virt is the virtualization state of a guest: its processes, threads and address spaces, the
+// system calls that the supervisor handles, signals, and the start of programs.
+//
+// A guest's thread and the supervisor meet in hand-offs (package agent/abi). A server thread for each
+// CPU answers them; several hand-offs are handled at the same time, one at most for each guest thread.
+//
+// Locks, in the order in which they may be taken: addressSpace.mu, the cache's own lock,
+// addressSpace.rangesMu, Session.mu.
+package virt
+
+import (
+	"io"
+	"os"
+	"syscall"
+	"time"
+)
+
+// Config says what to run.
+type Config struct {
+	Path      string           // file to execute
+	Argv      []string         // arguments, with the program's name first
+	Env       []string         // environment, as in os.Environ
+	Dir       string           // working directory; "": the caller's
+	Files     []*os.File       // descriptors 0, 1, ...; nil: closed
+	Trace     io.Writer        // trace of translation and system calls; nil: none
+	CacheSize int              // bytes of the translation cache; 0: the largest
+	Ignored   []syscall.Signal // signals that the first process ignores
+	Setpgid   bool             // the first process leads a process group of its own
+}
+
+// Status is how the first process ended.
+type Status struct {
+	syscall.WaitStatus
+	Rusage *syscall.Rusage
+}
+
+// Stats counts what a session did so far.
+type Stats struct {
+	Regions         uint64        // regions translated
+	Instructions    uint64        // original instructions in them
+	CacheBytes      uint64        // bytes of the cache in use or used
+	LinkMisses      uint64        // first uses of a direct branch
+	JumpMisses      uint64        // indirect jumps and returns to a target without an entry
+	CallMisses      uint64        // indirect calls likewise
+	Handoffs        uint64        // requests of guest threads
+	Traps           uint64        // of these, signals that arrived in translated code
+	SystemCalls     uint64        // system calls that the supervisor handled
+	Flushes         uint64        // times that the cache was full
+	TranslationTime time.Duration // spent in misses
+	Processes       int           // processes and programs started
+	Threads         int           // threads started
+}

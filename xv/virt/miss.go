@@ -1,0 +1,170 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/xv/agent/abi"
+	"xvrun/xv/tcache"
+	"xvrun/xv/translate"
+	"xvrun/xv/x86"
+)
+
+// linkMiss answers a thread that left a fragment through the exit stub of a direct branch.
+func (th *thread) linkMiss() {
+	defer th.timed(time.Now())
+	s := th.p.s
+	s.counters.linkMisses.Add(1)
+	stub := uint32(th.ctx.u64(abi.Stub))
+	regs := th.ctx.registers()
+	as := th.p.as
+	as.mu.RLock()
+	resume, target, isCall, err := as.code.space.TakeLink(codeReader{th}, stub)
+	as.mu.RUnlock()
+	if s.cfg.Trace != nil {
+		s.trace("%d: branch to %#x: %#x %v", th.tid, target, resume, errText(err))
+	}
+	switch {
+	case err == nil:
+		th.ctx.setU64(abi.RIP, uint64(resume))
+		regs.rip = target
+		if isCall {
+			regs.gpr[rsp] += 8
+		}
+		th.resuming = regs
+		th.reply(abi.OpResume, 0)
+	case errors.Is(err, tcache.ErrStub):
+		s.fail(th.p, fmt.Errorf("process %d: %#x is no exit stub: the guest damaged its thread context", th.p.pid, stub))
+	default:
+		if isCall {
+			regs.gpr[rsp] += 8
+		}
+		regs.rip = target
+		th.resumeFaulting(regs)
+	}
+}
+
+// timed counts the time that a miss took.
+func (th *thread) timed(start time.Time) {
+	th.p.s.counters.translation.Add(int64(time.Since(start)))
+}
+
+// jump returns the cache address at which th can continue at the original address orig.
+func (th *thread) jump(orig uint64) (uint32, error) {
+	return th.lookup(func(sp *tcache.Space) (uint32, error) { return sp.Jump(codeReader{th}, orig) })
+}
+
+// lookup asks the translation cache, and waits for room in it when it is full.
+func (th *thread) lookup(f func(*tcache.Space) (uint32, error)) (uint32, error) {
+	as := th.p.as
+	as.mu.RLock()
+	defer as.mu.RUnlock()
+	return f(as.code.space)
+}
+
+// resumeAt lets th continue with the original state regs.
+func (th *thread) resumeAt(regs registers) {
+	cache, err := th.jump(regs.rip)
+	if err != nil {
+		th.resumeFaulting(regs)
+		return
+	}
+	th.resuming = regs
+	th.ctx.setRegisters(&regs, cache)
+	th.reply(abi.OpResume, 0)
+}
+
+// resumeFaulting lets th continue at an original address at which there is nothing to execute. It
+// goes through the trap that a missing table entry is, so that the signal finds a full frame.
+func (th *thread) resumeFaulting(regs registers) {
+	th.resuming = regs
+	th.ctx.setU64(abi.T, regs.rip)
+	th.ctx.setU64(abi.S, regs.gpr[rcx])
+	th.ctx.setRegisters(&regs, 0)
+	th.reply(abi.OpResume, 0)
+}
+
+// tableMiss resolves an indirect branch that found no table entry; rip of the original state is its
+// target. It returns where to continue and whether that is D of the target (the extra word of a call is
+// still on the stack).
+func (th *thread) tableMiss(target uint64, isCall bool) (uint32, error) {
+	defer th.timed(time.Now())
+	s := th.p.s
+	var cache uint32
+	var err error
+	if isCall {
+		s.counters.callMisses.Add(1)
+		cache, err = th.lookup(func(sp *tcache.Space) (uint32, error) { return sp.FillCall(codeReader{th}, target) })
+	} else {
+		s.counters.jumpMisses.Add(1)
+		cache, err = th.lookup(func(sp *tcache.Space) (uint32, error) { return sp.FillJump(codeReader{th}, target) })
+	}
+	if s.cfg.Trace != nil {
+		s.trace("%d: indirect branch to %#x (call %v): %#x %v", th.tid, target, isCall, cache, errText(err))
+	}
+	return cache, err
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// special answers a thread at an instruction that cannot be copied.
+func (th *thread) special() {
+	s := th.p.s
+	stub := uint32(th.ctx.u64(abi.Stub))
+	addr, ok := th.p.as.code.space.SpecialAt(stub)
+	if !ok {
+		s.fail(th.p, fmt.Errorf("process %d: %#x is no exit stub: the guest damaged its thread context", th.p.pid, stub))
+		return
+	}
+	s.fail(th.p, th.unsupported(addr))
+}
+
+// unsupported describes an instruction that xv neither copies nor emulates.
+func (th *thread) unsupported(addr uint64) error {
+	var b [15]byte
+	n := th.p.read(addr, b[:])
+	var in x86.Inst
+	if x86.Decode(b[:n], &in) == nil {
+		n = int(in.Len)
+	}
+	return fmt.Errorf("process %d: unsupported instruction at %#x: % x (see docs/supported.md)", th.p.pid, addr, b[:n])
+}
+
+// agentFault ends a process in which the agent itself faulted.
+func (th *thread) agentFault() {
+	f, err := th.frame()
+	if err != nil {
+		th.p.s.fail(th.p, err)
+		return
+	}
+	th.p.s.fail(th.p, fmt.Errorf("defect of xv: the agent of process %d faulted at %#x, address %#x", th.p.pid, f.reg(frRIP), f.reg(frCR2)))
+}
+
+// faultSignal is the signal that executing at addr raises when err is why it can't be translated.
+func (th *thread) faultSignal(addr uint64, err error) siginfo {
+	var d *translate.DecodeError
+	if errors.As(err, &d) && len(d.Bytes) > 0 && !errors.Is(d.Err, x86.ErrTruncated) {
+		return faultInfo(int(unix.SIGILL), illOPN, addr)
+	}
+	code := int32(segvMAPERR)
+	if th.mapped(addr) {
+		code = segvACCERR
+	}
+	return faultInfo(int(unix.SIGSEGV), code, addr)
+}
+
+// mapped reports whether there is readable memory at addr.
+func (th *thread) mapped(addr uint64) bool {
+	var b [1]byte
+	return th.p.read(addr, b[:]) == 1
+}

@@ -1,0 +1,476 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/loader"
+	"xvrun/xv/agent/abi"
+)
+
+const maxLen = 1 << 47
+
+// pages rounds [addr, addr+length) out to pages; ok is false if it is no range of user memory.
+func pages(addr, length uint64) (lo, hi uint64, ok bool) {
+	if length == 0 || length > maxLen || addr > maxLen {
+		return 0, 0, false
+	}
+	return addr &^ (pageSize - 1), (addr + length + pageSize - 1) &^ (pageSize - 1), true
+}
+
+// reserved reports whether [lo, hi) touches memory of xv.
+func (as *addressSpace) reserved(lo, hi uint64) bool {
+	if lo < abi.TableEnd && hi > abi.Agent {
+		return true
+	}
+	as.mu.RLock()
+	defer as.mu.RUnlock()
+	as.code.farMu.RLock()
+	defer as.code.farMu.RUnlock()
+	for _, f := range as.code.far {
+		for _, at := range []uint64{f.lo, f.lo + 1<<30} {
+			if start := abi.Table + 4*at; lo < start+4*(f.hi-f.lo) && hi > start {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// hasCode reports whether the guest may execute any of [lo, hi).
+func (as *addressSpace) hasCode(lo, hi uint64) bool {
+	as.rangesMu.RLock()
+	defer as.rangesMu.RUnlock()
+	return as.ranges.overlaps(lo, hi)
+}
+
+// writableCode reports whether the guest may write and execute some page.
+func (as *addressSpace) writableCode() bool {
+	as.rangesMu.RLock()
+	defer as.rangesMu.RUnlock()
+	for _, r := range as.ranges {
+		if r.prot&unix.PROT_WRITE != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// loseCode makes [lo, hi) not executable and drops its translations.
+func (th *thread) loseCode(lo, hi uint64) {
+	as := th.p.as
+	if !as.hasCode(lo, hi) {
+		return
+	}
+	if err := as.privatize(th); err != nil {
+		th.p.s.fail(th.p, err)
+		panic(gone{})
+	}
+	as.rangesMu.Lock()
+	as.ranges = as.ranges.without(lo, hi)
+	for page := range as.protected {
+		if lo <= page && page < hi {
+			delete(as.protected, page)
+		}
+	}
+	as.rangesMu.Unlock()
+	as.mu.RLock()
+	as.code.space.Invalidate(lo, hi)
+	as.mu.RUnlock()
+}
+
+// gainCode makes [lo, hi) executable with the protection that the guest sees.
+func (th *thread) gainCode(lo, hi uint64, prot int) {
+	as := th.p.as
+	if err := as.privatize(th); err != nil {
+		th.p.s.fail(th.p, err)
+		panic(gone{})
+	}
+	if lo >= abi.NearEnd && hi <= abi.FarEnd {
+		th.coverFar(lo, hi)
+	}
+	as.rangesMu.Lock()
+	as.ranges = as.ranges.with(lo, hi, prot)
+	as.rangesMu.Unlock()
+	if th.p.s.cfg.Trace != nil {
+		th.p.s.trace("%d: executable %#x-%#x protection %d", th.tid, lo, hi, prot)
+	}
+}
+
+// kernelProt is the protection that the kernel gets for the guest's: never executable, and readable
+// where the guest may execute, because the supervisor reads it.
+func kernelProt(prot uint64) uint64 {
+	if prot&unix.PROT_EXEC != 0 {
+		prot |= unix.PROT_READ
+	}
+	return prot &^ unix.PROT_EXEC
+}
+
+func (th *thread) mmap(regs *registers) {
+	a := th.args(regs)
+	lo, hi, ok := pages(a[0], a[1])
+	prot, flags := a[2], a[3]
+	k := call{unix.SYS_MMAP, a}
+	k.args[2] = kernelProt(prot)
+	if !ok {
+		th.finish(regs, k) // the kernel says what is wrong
+		return
+	}
+	as := th.p.as
+	if flags&(unix.MAP_FIXED|unix.MAP_FIXED_NOREPLACE) != 0 {
+		if as.reserved(lo, hi) {
+			errno := unix.ENOMEM
+			if flags&unix.MAP_FIXED_NOREPLACE != 0 {
+				errno = unix.EEXIST
+			}
+			th.result(regs, -int64(errno))
+			return
+		}
+		if flags&unix.MAP_FIXED_NOREPLACE == 0 {
+			th.loseCode(lo, hi)
+		}
+		if prot&unix.PROT_EXEC == 0 {
+			th.finish(regs, k)
+			return
+		}
+		th.mapped2(regs, th.remote(k)[0], hi-lo, int(prot))
+		return
+	}
+	r, done := th.place(k, lo, hi, prot, flags)
+	if !done {
+		if as.reserved(lo, hi) {
+			k.args[0] = 0
+		}
+		th.finish(regs, k)
+		return
+	}
+	th.mapped2(regs, r, hi-lo, int(prot))
+}
+
+// mapped2 ends an mmap with its result.
+func (th *thread) mapped2(regs *registers, r int64, size uint64, prot int) {
+	if (r >= 0 || r < -4095) && prot&unix.PROT_EXEC != 0 {
+		th.gainCode(uint64(r), uint64(r)+size, prot)
+	}
+	th.result(regs, r)
+}
+
+// maxNearMapping is the largest mapping that is placed in the near zone because it may be executed.
+const maxNearMapping = 64 << 20
+
+// place maps at an address of our choice what is or may become code, so that the lookup tables cover
+// it; done is false if the kernel may choose.
+func (th *thread) place(k call, lo, hi, prot, flags uint64) (r int64, done bool) {
+	size := hi - lo
+	anonymous := flags&unix.MAP_ANONYMOUS != 0
+	image := !anonymous && flags&unix.MAP_PRIVATE != 0 && (prot&unix.PROT_EXEC != 0 || th.isELF(k.args[4]))
+	reservation := anonymous && prot == unix.PROT_NONE
+	switch {
+	case flags&unix.MAP_32BIT != 0, image, prot&unix.PROT_EXEC != 0 && size <= maxNearMapping:
+		if r, ok := th.placeIn(k, lo, size, abi.NearStart, abi.NearEnd); ok {
+			return r, true
+		}
+		if flags&unix.MAP_32BIT != 0 {
+			return -int64(unix.ENOMEM), true
+		}
+		fallthrough
+	case prot&unix.PROT_EXEC != 0, reservation:
+		if r, ok := th.placeIn(k, lo, size, farStart, abi.FarEnd); ok {
+			return r, true
+		}
+	}
+	return 0, false
+}
+
+// farStart is where the memory begins that code may be generated into outside the near zone. The
+// tables of [farStart, abi.FarEnd) are above 2^45, out of the way of what a guest maps at fixed low
+// addresses.
+const farStart = 1 << 43
+
+// placeIn does the mmap k at a free address of [lo, hi), at hint if possible.
+func (th *thread) placeIn(k call, hint, size, lo, hi uint64) (int64, bool) {
+	k.args[3] |= unix.MAP_FIXED_NOREPLACE
+	k.args[3] &^= unix.MAP_32BIT
+	if hint >= lo && hint+size <= hi && hint != 0 {
+		k.args[0] = hint
+		if r := th.remote(k)[0]; r != -int64(unix.EEXIST) {
+			return r, true
+		}
+	}
+	for range 4 { // another thread may map there at the same time
+		maps, err := th.p.maps()
+		if err != nil {
+			return 0, false
+		}
+		addr, ok := findGap(maps, size, pageSize, max(lo, th.p.as.nextIn(lo)), hi)
+		if !ok {
+			addr, ok = findGap(maps, size, pageSize, lo, hi)
+		}
+		if !ok {
+			return 0, false
+		}
+		k.args[0] = addr
+		if r := th.remote(k)[0]; r != -int64(unix.EEXIST) {
+			return r, true
+		}
+	}
+	return 0, false
+}
+
+// nextIn is where the search for a gap in the zone that starts at lo begins.
+func (as *addressSpace) nextIn(lo uint64) uint64 {
+	if lo == abi.NearStart {
+		return nearImages
+	}
+	return lo
+}
+
+// findGap finds size bytes of [lo, hi) that no mapping has.
+func findGap(maps []loader.VMA, size, align, lo, hi uint64) (uint64, bool) {
+	at := (lo + align - 1) &^ (align - 1)
+	for _, v := range maps {
+		if v.End <= at {
+			continue
+		}
+		if v.Start >= at && v.Start-at >= size {
+			break
+		}
+		at = (v.End + align - 1) &^ (align - 1)
+	}
+	return at, at >= lo && at < hi && hi-at >= size
+}
+
+// nearGap returns a function that gives out disjoint ranges of the near zone.
+func (as *addressSpace) nearGap(maps []loader.VMA) func(size, align uint64) (uint64, error) {
+	next := uint64(nearImages)
+	return func(size, align uint64) (uint64, error) {
+		at, ok := findGap(maps, size, max(align, pageSize), next, abi.NearEnd)
+		if !ok {
+			return 0, fmt.Errorf("no %d bytes below %#x for an image", size, uint64(abi.NearEnd))
+		}
+		next = at + size
+		return at, nil
+	}
+}
+
+// maps are the mappings of the process.
+func (p *process) maps() ([]loader.VMA, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", p.pid))
+	if err != nil {
+		return nil, err
+	}
+	return loader.ParseMaps(text)
+}
+
+// isELF reports whether descriptor fd of the guest is an ELF file: its other segments will be mapped
+// at fixed distances from the first, which need not be executable.
+func (th *thread) isELF(fd uint64) bool {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/fd/%d", th.p.pid, int32(fd)))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var magic [4]byte
+	n, _ := f.ReadAt(magic[:], 0)
+	return n == 4 && bytes.Equal(magic[:], []byte("\x7fELF"))
+}
+
+func (th *thread) munmap(regs *registers) {
+	a := th.args(regs)
+	lo, hi, ok := pages(a[0], a[1])
+	if ok && a[0]%pageSize == 0 {
+		if th.p.as.reserved(lo, hi) {
+			th.result(regs, -int64(unix.EINVAL))
+			return
+		}
+		th.loseCode(lo, hi)
+	}
+	th.finish(regs, call{unix.SYS_MUNMAP, a})
+}
+
+func (th *thread) mprotect(regs *registers) {
+	a := th.args(regs)
+	k := call{uintptr(regs.gpr[rax]), a}
+	lo, hi, ok := pages(a[0], a[1])
+	if !ok || a[0]%pageSize != 0 {
+		th.finish(regs, k)
+		return
+	}
+	if th.p.as.reserved(lo, hi) {
+		th.result(regs, -int64(unix.ENOMEM))
+		return
+	}
+	prot := a[2]
+	k.args[2] = kernelProt(prot)
+	th.loseCode(lo, hi)
+	if prot&unix.PROT_EXEC == 0 {
+		th.finish(regs, k)
+		return
+	}
+	r := th.remote(k)[0]
+	if r == 0 {
+		th.gainCode(lo, hi, int(prot&(unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC)))
+	}
+	th.result(regs, r)
+}
+
+func (th *thread) mremap(regs *registers) {
+	a := th.args(regs)
+	as := th.p.as
+	lo, hi, ok := pages(a[0], max(a[1], 1))
+	_, newHi, newOK := pages(a[4], a[2])
+	fixed := a[3]&unix.MREMAP_FIXED != 0
+	if ok && as.reserved(lo, hi) || fixed && newOK && as.reserved(a[4], newHi) {
+		th.result(regs, -int64(unix.EINVAL))
+		return
+	}
+	if fixed && newOK {
+		th.loseCode(a[4], newHi)
+	}
+	as.rangesMu.RLock()
+	code, isCode := as.ranges.find(lo)
+	as.rangesMu.RUnlock()
+	if !ok || !isCode {
+		th.finish(regs, call{unix.SYS_MREMAP, a})
+		return
+	}
+	th.loseCode(lo, hi)
+	r := th.remote(call{unix.SYS_MREMAP, a})[0]
+	switch {
+	case r < 0 && r > -4096:
+		th.gainCode(lo, hi, code.prot)
+	default:
+		if newLo, newHi, ok := pages(uint64(r), a[2]); ok {
+			th.gainCode(newLo, newHi, code.prot)
+		}
+	}
+	th.result(regs, r)
+}
+
+// protect makes [lo, hi) read-only before code is translated from it. It reports whether it could.
+func (as *addressSpace) protect(th *thread, lo, hi uint64) bool {
+	for page := lo &^ (pageSize - 1); page < hi; page += pageSize {
+		as.rangesMu.Lock()
+		_, done := as.protected[page]
+		as.protected[page] = struct{}{}
+		as.rangesMu.Unlock()
+		if done {
+			continue
+		}
+		if th.remote(call{unix.SYS_MPROTECT, [6]uint64{page, pageSize, unix.PROT_READ}})[0] < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// isProtected reports whether a page is read-only because code was translated from it.
+func (as *addressSpace) isProtected(addr uint64) bool {
+	as.rangesMu.RLock()
+	defer as.rangesMu.RUnlock()
+	_, ok := as.protected[addr&^(pageSize-1)]
+	return ok
+}
+
+// unprotect drops the translations of [lo, hi) and makes its pages writable again.
+func (as *addressSpace) unprotect(th *thread, lo, hi uint64) {
+	as.mu.RLock()
+	defer as.mu.RUnlock()
+	as.code.space.InvalidateThen(lo, hi, func() {
+		for page := lo; page < hi; page += pageSize {
+			as.rangesMu.Lock()
+			_, ok := as.protected[page]
+			delete(as.protected, page)
+			as.rangesMu.Unlock()
+			if ok {
+				th.remote(call{unix.SYS_MPROTECT, [6]uint64{page, pageSize, unix.PROT_READ | unix.PROT_WRITE}})
+			}
+		}
+	})
+}
+
+// unprotectAll does it for all pages; it reports whether there were any.
+func (as *addressSpace) unprotectAll(th *thread) bool {
+	as.rangesMu.RLock()
+	var list []uint64
+	for page := range as.protected {
+		list = append(list, page)
+	}
+	as.rangesMu.RUnlock()
+	for _, page := range list {
+		as.unprotect(th, page, page+pageSize)
+	}
+	return len(list) > 0
+}
+
+// newFarTable makes the tables for [lo, hi).
+func newFarTable(lo, hi uint64) (farTable, error) {
+	size := 4 * (hi - lo)
+	o, err := newShared("xv-tables-far", int(2*size), true)
+	if err != nil {
+		return farTable{}, err
+	}
+	return farTable{lo: lo, hi: hi, jump: o.view[:size], calls: o.view[size:], object: o}, nil
+}
+
+// maxFar is the largest range whose tables J and C, 4 GiB apart, don't overlap.
+const maxFar = 1 << 30
+
+// coverFar maps lookup tables for code outside the near zone. Without them every indirect branch there
+// traps, so what goes wrong here costs speed only.
+func (th *thread) coverFar(lo, hi uint64) {
+	c := th.p.as.code
+	c.farMu.RLock()
+	for _, f := range c.far {
+		if lo < f.hi && f.lo < hi {
+			if f.lo <= lo && hi <= f.hi {
+				c.farMu.RUnlock()
+				return
+			}
+		}
+	}
+	c.farMu.RUnlock()
+	// Generated code grows: cover an aligned surrounding, so that a range takes few tables.
+	glo, ghi := lo&^(farGrain-1), (hi+farGrain-1)&^(farGrain-1)
+	if ghi-glo > maxFar {
+		return
+	}
+	for ; glo < ghi; glo += farGrain {
+		th.addFarTable(c, glo, glo+farGrain)
+	}
+}
+
+// farGrain is the code that one pair of far tables covers, in bytes.
+const farGrain = 16 << 20
+
+func (th *thread) addFarTable(c *codeSpace, lo, hi uint64) {
+	c.farMu.Lock()
+	defer c.farMu.Unlock()
+	for _, f := range c.far {
+		if f.lo == lo {
+			return
+		}
+	}
+	t, err := newFarTable(lo, hi)
+	if err != nil {
+		th.p.s.trace("%d: tables for %#x: %v", th.tid, lo, err)
+		return
+	}
+	size := 4 * (hi - lo)
+	for i, at := range []uint64{lo, lo + 1<<30} {
+		if err := th.mapShared(t.object, abi.Table+4*at, size, uint64(i)*size, unix.PROT_READ, unix.MAP_FIXED_NOREPLACE); err != nil {
+			th.p.s.trace("%d: tables for %#x: %v", th.tid, lo, err)
+			if i == 1 {
+				th.remote(call{unix.SYS_MUNMAP, [6]uint64{abi.Table + 4*lo, size}})
+			}
+			t.object.close()
+			return
+		}
+	}
+	c.far = append(c.far, t)
+}

@@ -1,0 +1,212 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/xv/agent/abi"
+)
+
+// process is one process of the guest.
+type process struct {
+	s          *Session
+	pid        int
+	pidfd      int
+	dead       atomic.Bool
+	undumpable atomic.Bool          // prctl(PR_SET_DUMPABLE, 0), which is not passed on
+	threads    map[*thread]struct{} // guarded by Session.mu
+	as         *addressSpace        // changed by execve only, by the thread that executes
+	actions    *actionTable
+	ignoredSet bool // Config.Ignored was done
+}
+
+// thread is one thread of the guest. Its fields belong to the handler of its request, of which there
+// is one at a time.
+type thread struct {
+	p    *process
+	slot int
+	ctx  context
+	tid  int
+	dead atomic.Bool
+	bell *bell
+
+	blocked       uint64 // signals that instructions raise, which the guest blocks and the kernel doesn't
+	mask          uint64 // the kernel's mask while the guest runs
+	alt           signalStack
+	resuming      registers          // what the agent was last told to continue with, rip original
+	done          func(result int64) // continues the request when Call is done
+	starting      func()             // what the first request of the thread does
+	pendingFaults []siginfo          // blocked in th.blocked, sent by processes
+}
+
+// signalStack is the guest's alternate signal stack (sigaltstack(2)).
+type signalStack struct {
+	sp    uint64
+	flags uint32
+	size  uint64
+}
+
+// thread returns the thread of a slot, nil if it is free or out of range.
+func (s *Session) thread(slot uint32) *thread {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slot == 0 || int(slot) >= len(s.slots) {
+		return nil
+	}
+	return s.slots[slot]
+}
+
+// newThread gives a slot to a new thread of p.
+func (s *Session) newThread(p *process) (*thread, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	slot := 0
+	for i, f := range s.free {
+		// A thread that exits still executes the agent's last instructions.
+		if old := s.slots[f]; old == nil || old.p.dead.Load() || unix.Tgkill(old.p.pid, old.tid, 0) == unix.ESRCH {
+			slot = f
+			s.free = append(s.free[:i], s.free[i+1:]...)
+			break
+		}
+	}
+	if slot == 0 {
+		if s.nextSlot > abi.MaxSlots-1 {
+			return nil, fmt.Errorf("more than %d threads at once", abi.MaxSlots-1)
+		}
+		slot = s.nextSlot
+		s.nextSlot++
+	}
+	addr := uint64(abi.Slots + slot*abi.SlotSize)
+	off := addr - abi.Contexts
+	th := &thread{p: p, slot: slot, ctx: context{mem: s.contexts.view[off : off+abi.SlotSize], addr: addr}, alt: signalStack{flags: ssDisable}}
+	th.ctx.reset(slot)
+	s.slots[slot] = th
+	p.threads[th] = struct{}{}
+	s.counters.threads.Add(1)
+	return th, nil
+}
+
+// drop gives the slot of a thread that is ending back.
+func (s *Session) drop(th *thread) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := th.p.threads[th]; !ok {
+		return
+	}
+	th.dead.Store(true)
+	delete(th.p.threads, th)
+	s.free = append(s.free, th.slot)
+}
+
+// newProcess makes a process for pid, which must exist and not be reaped yet.
+func (s *Session) newProcess(pid int, as *addressSpace, actions *actionTable) *process {
+	return &process{s: s, pid: pid, pidfd: -1, as: as, actions: actions, threads: map[*thread]struct{}{}}
+}
+
+// adopt registers p once its pid is known.
+func (s *Session) adopt(p *process, pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return fmt.Errorf("pidfd_open of process %d: %w", pid, err)
+	}
+	p.pid, p.pidfd = pid, fd
+	s.mu.Lock()
+	s.processes[pid] = p
+	s.mu.Unlock()
+	s.counters.processes.Add(1)
+	s.reaper.add(pid)
+	return s.deaths.watch(p)
+}
+
+// forget frees what belongs to a process that is dead. It may be called twice.
+func (s *Session) forget(p *process) {
+	if p.dead.Swap(true) {
+		return
+	}
+	s.reaper.remove(p.pid)
+	s.mu.Lock()
+	delete(s.processes, p.pid)
+	for th := range p.threads {
+		th.dead.Store(true)
+		futexWake(word32(th.ctx.mem, abi.State))
+		s.free = append(s.free, th.slot)
+	}
+	clear(p.threads)
+	s.mu.Unlock()
+	p.as.leave()
+	if p != s.first {
+		unix.Close(p.pidfd)
+	}
+}
+
+// deathWatch learns of the end of processes by their pidfds.
+type deathWatch struct {
+	s     *Session
+	epoll int
+	wake  int // eventfd that ends the watch
+	mu    sync.Mutex
+	procs map[int32]*process // by pidfd
+}
+
+func newDeathWatch(s *Session) (*deathWatch, error) {
+	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("epoll_create: %w", err)
+	}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		unix.Close(ep)
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	d := &deathWatch{s: s, epoll: ep, wake: wake, procs: map[int32]*process{}}
+	unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, wake, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)})
+	go d.run()
+	return d, nil
+}
+
+func (d *deathWatch) watch(p *process) error {
+	d.mu.Lock()
+	d.procs[int32(p.pidfd)] = p
+	d.mu.Unlock()
+	err := unix.EpollCtl(d.epoll, unix.EPOLL_CTL_ADD, p.pidfd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(p.pidfd)})
+	if err != nil {
+		return fmt.Errorf("watching process %d: %w", p.pid, err)
+	}
+	return nil
+}
+
+func (d *deathWatch) run() {
+	defer unix.Close(d.wake)
+	defer unix.Close(d.epoll)
+	events := make([]unix.EpollEvent, 16)
+	for {
+		n, err := unix.EpollWait(d.epoll, events, -1)
+		if err != nil && err != unix.EINTR {
+			return
+		}
+		for _, e := range events[:max(n, 0)] {
+			if e.Fd == int32(d.wake) {
+				return
+			}
+			unix.EpollCtl(d.epoll, unix.EPOLL_CTL_DEL, int(e.Fd), nil)
+			d.mu.Lock()
+			p := d.procs[e.Fd]
+			delete(d.procs, e.Fd)
+			d.mu.Unlock()
+			if p != nil {
+				d.s.forget(p)
+			}
+		}
+	}
+}
+
+func (d *deathWatch) close() {
+	if d != nil {
+		unix.Write(d.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	}
+}

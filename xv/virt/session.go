@@ -1,0 +1,274 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/loader"
+	"xvrun/xv/agent"
+	"xvrun/xv/agent/abi"
+)
+
+// Session is a guest: the process that was started, its descendants, and what serves them.
+type Session struct {
+	cfg      Config
+	agent    *shared
+	contexts *shared
+	bells    []*bell
+	reaper   *reaper
+	started  time.Time
+
+	mu        sync.Mutex
+	slots     [abi.MaxSlots + 1]*thread // from 1; nil: free
+	free      []int                     // released slots, to be used again
+	nextSlot  int
+	processes map[int]*process // by pid
+	first     *process
+	stop      func(syscall.Signal)
+	failure   error // what the supervisor could not do; the guest was killed for it
+
+	closed   atomic.Bool
+	ended    chan struct{} // closed when the first process was reaped
+	status   Status
+	counters counters
+	traceMu  sync.Mutex
+	deaths   *deathWatch
+}
+
+// Start executes cfg.Path as a guest. It returns when the kernel has executed the file, or with the
+// reason why it couldn't.
+func Start(cfg *Config) (*Session, error) {
+	if _, err := loader.Check(cfg.Path); err != nil {
+		return nil, err
+	}
+	s := &Session{cfg: *cfg, processes: map[int]*process{}, nextSlot: 1, ended: make(chan struct{}), started: time.Now()}
+	if err := s.open(); err != nil {
+		s.release()
+		return nil, err
+	}
+	result := make(chan error)
+	go s.runFirst(result)
+	if err := <-result; err != nil {
+		s.closed.Store(true)
+		s.ringAll()
+		s.release()
+		return nil, err
+	}
+	return s, nil
+}
+
+// open makes the shared memory and starts the servers.
+func (s *Session) open() error {
+	var err error
+	if s.agent, err = newShared("xv-agent", abi.AgentSize, true); err != nil {
+		return err
+	}
+	if err = agent.Install(s.agent.view, passes); err != nil {
+		return err
+	}
+	if s.contexts, err = newShared("xv-contexts", abi.ContextsSize, false); err != nil {
+		return err
+	}
+	if s.deaths, err = newDeathWatch(s); err != nil {
+		return err
+	}
+	if s.reaper, err = startReaper(s.contexts); err != nil {
+		return err
+	}
+	return s.startServers()
+}
+
+// release frees what open made. The servers must have nothing left to serve.
+func (s *Session) release() {
+	s.reaper.stop()
+	s.deaths.close()
+	for _, b := range s.bells {
+		b.servers.Wait()
+	}
+	if s.agent != nil {
+		s.agent.close()
+	}
+	if s.contexts != nil {
+		s.contexts.close()
+	}
+}
+
+// Pid is the process id of the first process.
+func (s *Session) Pid() int { return s.first.pid }
+
+// Signal sends sig to the first process.
+func (s *Session) Signal(sig syscall.Signal) error {
+	select {
+	case <-s.ended:
+		return os.ErrProcessDone
+	default:
+	}
+	err := unix.PidfdSendSignal(s.first.pidfd, sig, nil, 0)
+	if err == unix.ESRCH {
+		return os.ErrProcessDone
+	}
+	return err
+}
+
+// SetStopHandler makes f be called when the first process is stopped by a signal.
+func (s *Session) SetStopHandler(f func(sig syscall.Signal)) {
+	s.mu.Lock()
+	s.stop = f
+	s.mu.Unlock()
+}
+
+// Wait waits for the end of the first process. The error says that the supervisor had to end it.
+func (s *Session) Wait() (Status, error) {
+	<-s.ended
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status, s.failure
+}
+
+// Close kills what is left of the guest and frees what the session holds. Processes that outlive the
+// first one are served until then.
+func (s *Session) Close() error {
+	if s.closed.Swap(true) {
+		return nil
+	}
+	for {
+		alive := s.alive()
+		if len(alive) == 0 {
+			break
+		}
+		for _, p := range alive {
+			unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	<-s.ended
+	s.ringAll()
+	s.release()
+	return nil
+}
+
+// WaitAll waits until no process of the guest is left: descendants may outlive the first process.
+func (s *Session) WaitAll() {
+	<-s.ended
+	for len(s.alive()) > 0 {
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func (s *Session) alive() []*process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []*process
+	for _, p := range s.processes {
+		if !p.dead.Load() {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// fail ends the guest because the supervisor cannot go on; the first reason is kept.
+func (s *Session) fail(p *process, err error) {
+	s.mu.Lock()
+	if s.failure == nil {
+		s.failure = err
+	}
+	s.mu.Unlock()
+	s.trace("fatal: %v", err)
+	if p != nil {
+		unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
+	}
+	if s.first != nil && p != s.first {
+		unix.PidfdSendSignal(s.first.pidfd, unix.SIGKILL, nil, 0)
+	}
+}
+
+// trace writes a line of the trace that -v shows.
+func (s *Session) trace(format string, args ...any) {
+	if s.cfg.Trace == nil {
+		return
+	}
+	s.traceMu.Lock()
+	defer s.traceMu.Unlock()
+	io.WriteString(s.cfg.Trace, fmt.Sprintf("%.6f ", time.Since(s.started).Seconds())+fmt.Sprintf(format, args...)+"\n")
+}
+
+// runFirst starts the first process and waits for its end, all on one thread: the kernel makes the
+// thread that forks the parent and the tracer.
+func (s *Session) runFirst(result chan<- error) {
+	runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
+	p, err := s.forkFirst()
+	if err != nil {
+		result <- err
+		return
+	}
+	result <- nil
+	s.await(p)
+}
+
+// await follows the state of the first process until it is reaped. A stop is only looked at
+// (WNOWAIT) before it is taken, because a stop for the tracer of an execve isn't ours.
+func (s *Session) await(p *process) {
+	for {
+		var info unix.Siginfo
+		err := unix.Waitid(unix.P_PID, p.pid, &info, unix.WEXITED|unix.WSTOPPED|unix.WNOWAIT, nil)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			s.end(Status{}, fmt.Errorf("waiting for process %d: %w", p.pid, err))
+			return
+		}
+		switch info.Code {
+		case cldExited, cldKilled, cldDumped:
+			var ws unix.WaitStatus
+			var usage unix.Rusage
+			if _, err := unix.Wait4(p.pid, &ws, 0, &usage); err != nil && errors.Is(err, unix.EINTR) {
+				continue
+			}
+			s.forget(p)
+			s.end(Status{WaitStatus: syscall.WaitStatus(ws), Rusage: rusage(&usage)}, nil)
+			return
+		case cldStopped:
+			if unix.Waitid(unix.P_PID, p.pid, &info, unix.WSTOPPED|unix.WNOHANG, nil) == nil {
+				s.mu.Lock()
+				f := s.stop
+				s.mu.Unlock()
+				if f != nil {
+					f(syscall.Signal(childStatus(&info)))
+				}
+			}
+		default: // CLD_TRAPPED: an execve is being followed
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+func (s *Session) end(st Status, err error) {
+	s.mu.Lock()
+	s.status = st
+	if err != nil && s.failure == nil {
+		s.failure = err
+	}
+	s.mu.Unlock()
+	close(s.ended)
+}
+
+// Codes of SIGCHLD's siginfo (sigaction(2)).
+const (
+	cldExited  = 1
+	cldKilled  = 2
+	cldDumped  = 3
+	cldStopped = 5
+)

@@ -1,0 +1,349 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/xv/agent"
+	"xvrun/xv/agent/abi"
+	"xvrun/xv/tcache"
+)
+
+// addressSpace is what the supervisor knows of the memory of one or more processes: where the guest may
+// execute, and the translations of that.
+type addressSpace struct {
+	s *Session
+
+	// mu is held for reading while a miss is answered, and for writing while the code of the address
+	// space gets a cache of its own.
+	mu   sync.RWMutex
+	code *codeSpace
+
+	rangesMu  sync.RWMutex
+	ranges    ranges              // memory that the guest may execute; the kernel's mappings are never executable
+	protected map[uint64]struct{} // pages that the guest may write, but were made read-only when translated
+	nearNext  uint64              // where the search for free near addresses goes on
+
+	users atomic.Int32 // processes
+}
+
+func (s *Session) newAddressSpace() (*addressSpace, error) {
+	code, err := s.newCodeSpace()
+	if err != nil {
+		return nil, err
+	}
+	as := &addressSpace{s: s, code: code, protected: map[uint64]struct{}{}, nearNext: nearImages}
+	as.users.Store(1)
+	return as, nil
+}
+
+// nearImages is where the search for near addresses starts: a non-PIE has the addresses below.
+const nearImages = 0x1000_0000
+
+// fork copies the address space for a process that got a copy of the memory. The translations are
+// shared until one of the two changes what it may execute.
+func (as *addressSpace) fork() *addressSpace {
+	as.mu.RLock()
+	defer as.mu.RUnlock()
+	as.rangesMu.RLock()
+	defer as.rangesMu.RUnlock()
+	child := &addressSpace{s: as.s, code: as.code, ranges: as.ranges.clone(), nearNext: as.nearNext, protected: map[uint64]struct{}{}}
+	for page := range as.protected {
+		child.protected[page] = struct{}{}
+	}
+	as.code.users.Add(1)
+	child.users.Store(1)
+	return child
+}
+
+// leave is called when a process no longer uses the address space.
+func (as *addressSpace) leave() {
+	if as.users.Add(-1) == 0 {
+		as.code.leave()
+	}
+}
+
+// executable returns the range that contains addr, if the guest may execute there.
+func (as *addressSpace) executable(addr uint64) (codeRange, bool) {
+	as.rangesMu.RLock()
+	defer as.rangesMu.RUnlock()
+	return as.ranges.find(addr)
+}
+
+// codeSpace is a translation cache with its lookup tables. Processes that forked share one while
+// they can execute the same.
+type codeSpace struct {
+	s      *Session
+	cache  *shared
+	tables *shared
+	farMu  sync.RWMutex
+	far    []farTable
+	space  *tcache.Space
+	users  atomic.Int32
+}
+
+// farTable is the tables' part for code outside the near zone.
+type farTable struct {
+	lo, hi      uint64 // original addresses
+	jump, calls []byte // 4 bytes for each
+	object      *shared
+}
+
+// translateAhead is how many bytes of original code a miss translates beyond what it needs: a hand-off
+// takes as long as translating about 200 instructions.
+const translateAhead = 4 << 10
+
+func (s *Session) newCodeSpace() (*codeSpace, error) {
+	c := &codeSpace{s: s}
+	c.users.Store(1)
+	var err error
+	if c.cache, err = newShared("xv-cache", s.cacheSize(), true); err != nil {
+		return nil, err
+	}
+	if c.tables, err = newShared("xv-tables", abi.TableEnd-abi.Table, true); err != nil {
+		c.cache.close()
+		return nil, err
+	}
+	c.space = tcache.New(c.config())
+	return c, nil
+}
+
+// cacheSize is the size of the translation cache: the whole region unless configured smaller.
+func (s *Session) cacheSize() int {
+	if s.cfg.CacheSize > 0 {
+		return min((s.cfg.CacheSize+0xffff)&^0xffff, abi.CacheEnd-abi.Cache)
+	}
+	return abi.CacheEnd - abi.Cache
+}
+
+func (c *codeSpace) config() tcache.Config {
+	return tcache.Config{
+		Code: c.cache.view, Base: abi.Cache, Layout: agent.Layout, Slot: c.slot, Budget: translateAhead,
+		Quiesce: c.quiesce,
+	}
+}
+
+// slot is the table entry of an original address.
+func (c *codeSpace) slot(addr uint64, isCall bool) *uint32 {
+	if addr < abi.NearEnd {
+		off := 4 * addr
+		if isCall {
+			off += 4 << 30
+		}
+		return (*uint32)(unsafe.Pointer(&c.tables.view[off]))
+	}
+	c.farMu.RLock()
+	defer c.farMu.RUnlock()
+	for i := range c.far {
+		if f := &c.far[i]; f.lo <= addr && addr < f.hi {
+			table := f.jump
+			if isCall {
+				table = f.calls
+			}
+			return (*uint32)(unsafe.Pointer(&table[4*(addr-f.lo)]))
+		}
+	}
+	return nil
+}
+
+func (c *codeSpace) leave() {
+	if c.users.Add(-1) > 0 {
+		return
+	}
+	if c.space != nil {
+		c.s.counters.retire(c.space.Stats())
+	}
+	c.cache.close()
+	c.tables.close()
+	for _, f := range c.far {
+		f.object.close()
+	}
+}
+
+// codeReader reads the code of a guest in the address space of one of its threads.
+type codeReader struct{ th *thread }
+
+// ReadCode implements tcache.Memory. A page that the guest could write is write-protected first, so
+// that no change of it goes unnoticed.
+func (r codeReader) ReadCode(addr uint64, p []byte) int {
+	as := r.th.p.as
+	n := 0
+	for n < len(p) {
+		cr, ok := as.executable(addr + uint64(n))
+		if !ok {
+			break
+		}
+		end := min(cr.hi, addr+uint64(len(p)))
+		if cr.prot&unix.PROT_WRITE != 0 {
+			if !as.protect(r.th, addr+uint64(n), end) {
+				break
+			}
+		}
+		want := p[n : end-addr]
+		got := r.th.p.read(addr+uint64(n), want)
+		n += got
+		if got < len(want) {
+			break
+		}
+	}
+	return n
+}
+
+// rawReader reads code without protecting it, for a single instruction that writes its own page.
+type rawReader struct{ th *thread }
+
+// ReadCode implements tcache.Memory.
+func (r rawReader) ReadCode(addr uint64, p []byte) int {
+	cr, ok := r.th.p.as.executable(addr)
+	if !ok {
+		return 0
+	}
+	return r.th.p.read(addr, p[:min(uint64(len(p)), cr.hi-addr)])
+}
+
+// read copies guest memory at addr to p and returns how much could be read.
+func (p *process) read(addr uint64, b []byte) int {
+	if len(b) == 0 {
+		return 0
+	}
+	local := []unix.Iovec{{Base: &b[0], Len: uint64(len(b))}}
+	remote := []unix.RemoteIovec{{Base: uintptr(addr), Len: len(b)}}
+	n, err := unix.ProcessVMReadv(p.pid, local, remote, 0)
+	if err == nil && n == len(b) {
+		return n
+	}
+	// One remote vector fails as a whole on a bad page in its middle: up to the end of the page.
+	if first := int(pageSize - addr%pageSize); first < len(b) {
+		if n := p.read(addr, b[:first]); n < first {
+			return n
+		}
+		return first + p.read(addr+uint64(first), b[first:])
+	}
+	return 0
+}
+
+// write copies b to guest memory; it reports whether all of it could be written.
+func (p *process) write(addr uint64, b []byte) bool {
+	if len(b) == 0 {
+		return true
+	}
+	local := []unix.Iovec{{Base: &b[0], Len: uint64(len(b))}}
+	remote := []unix.RemoteIovec{{Base: uintptr(addr), Len: len(b)}}
+	n, err := unix.ProcessVMWritev(p.pid, local, remote, 0)
+	return err == nil && n == len(b)
+}
+
+const pageSize = 4096
+
+// privatize gives the address space a cache of its own if it shares one, before what it may execute
+// changes. th is one of its threads. Other threads of it may run meanwhile: the copy has the same bytes
+// at the same addresses.
+func (as *addressSpace) privatize(th *thread) error {
+	if as.code.users.Load() == 1 {
+		return nil
+	}
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	old := as.code
+	if old.users.Load() == 1 {
+		return nil
+	}
+	c := &codeSpace{s: as.s}
+	c.users.Store(1)
+	var err error
+	if c.cache, err = newShared("xv-cache", len(old.cache.view), true); err != nil {
+		return err
+	}
+	if c.tables, err = newShared("xv-tables", abi.TableEnd-abi.Table, true); err != nil {
+		c.cache.close()
+		return err
+	}
+	old.farMu.RLock()
+	for _, f := range old.far {
+		table, ferr := newFarTable(f.lo, f.hi)
+		if ferr != nil {
+			err = ferr
+			break
+		}
+		c.far = append(c.far, table)
+	}
+	old.farMu.RUnlock()
+	if err == nil {
+		c.space = old.space.Clone(c.config())
+		err = c.mapInto(th)
+	}
+	if err != nil {
+		c.leave()
+		return fmt.Errorf("a private translation cache: %w", err)
+	}
+	as.code = c
+	old.leave()
+	return nil
+}
+
+var errNoCall = errors.New("remote system call failed")
+
+// mapInto maps cache and tables into the address space of th, over what is there.
+func (c *codeSpace) mapInto(th *thread) error {
+	type part struct {
+		object     *shared
+		addr, size uint64
+		off        uint64
+		prot       uint64
+	}
+	parts := []part{
+		{c.cache, abi.Cache, uint64(len(c.cache.view)), 0, unix.PROT_READ | unix.PROT_EXEC},
+		{c.tables, abi.Table, abi.TableEnd - abi.Table, 0, unix.PROT_READ},
+	}
+	for _, f := range c.far {
+		size := 4 * (f.hi - f.lo)
+		parts = append(parts, part{f.object, abi.Table + 4*f.lo, size, 0, unix.PROT_READ},
+			part{f.object, abi.Table + 4*(f.lo+1<<30), size, size, unix.PROT_READ})
+	}
+	for _, p := range parts {
+		if err := th.mapShared(p.object, p.addr, p.size, p.off, p.prot, unix.MAP_FIXED); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mapShared maps an object of the supervisor into the address space of th.
+func (th *thread) mapShared(o *shared, addr, size, off, prot uint64, flags uint64) error {
+	th.putString(0, o.path())
+	r := th.remote(call{unix.SYS_OPENAT, [6]uint64{atFDCWD, th.ctx.scratchAddr(), unix.O_RDONLY | unix.O_CLOEXEC}})
+	if r[0] < 0 {
+		return fmt.Errorf("open %s in process %d: %w", o.path(), th.p.pid, unix.Errno(-r[0]))
+	}
+	fd := uint64(r[0])
+	r = th.remote(
+		call{unix.SYS_MMAP, [6]uint64{addr, size, prot, unix.MAP_SHARED | unix.MAP_NORESERVE | flags, fd, off}},
+		call{unix.SYS_CLOSE, [6]uint64{fd}})
+	if uint64(r[0]) != addr {
+		if r[0] < 0 && r[0] > -4096 {
+			return fmt.Errorf("mmap at %#x in process %d: %w", addr, th.p.pid, unix.Errno(-r[0]))
+		}
+		return errNoCall
+	}
+	return nil
+}
+
+// atFDCWD is AT_FDCWD as the kernel takes it.
+const atFDCWD = 0xffffffffffffff9c
+
+// putString writes a C string to the scratch memory at off.
+func (th *thread) putString(off int, s string) {
+	b := th.ctx.scratch()[off:]
+	n := copy(b, s)
+	b[n] = 0
+}
+
+// quiesce is asked before stale cache memory is used again.
+func (c *codeSpace) quiesce(lo, hi uint32) bool { return false }

@@ -1,0 +1,403 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/loader"
+	"xvrun/xv/agent"
+	"xvrun/xv/agent/abi"
+)
+
+// forkFirst forks the first process, which executes the file under ptrace, and puts the agent into it.
+func (s *Session) forkFirst() (*process, error) {
+	attr := &syscall.ProcAttr{Dir: s.cfg.Dir, Env: s.cfg.Env, Sys: &syscall.SysProcAttr{Ptrace: true, Setpgid: s.cfg.Setpgid}}
+	for _, f := range s.cfg.Files {
+		fd := ^uintptr(0)
+		if f != nil {
+			fd = f.Fd()
+		}
+		attr.Files = append(attr.Files, fd)
+	}
+	pid, err := syscall.ForkExec(s.cfg.Path, s.cfg.Argv, attr)
+	runtime.KeepAlive(s.cfg.Files)
+	if err != nil {
+		var errno syscall.Errno
+		if errors.As(err, &errno) {
+			return nil, &loader.Error{Path: s.cfg.Path, Reason: errno.Error(), Errno: errno}
+		}
+		return nil, err
+	}
+	var ws unix.WaitStatus
+	for {
+		_, err = unix.Wait4(pid, &ws, 0, nil)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil || !ws.Stopped() {
+		return nil, fmt.Errorf("process %d did not stop at its execve: status %#x, %v", pid, ws, err)
+	}
+	p, err := s.injectFirst(pid)
+	if err != nil {
+		unix.Kill(pid, unix.SIGKILL)
+		unix.Wait4(pid, nil, 0, nil)
+		return nil, err
+	}
+	return p, nil
+}
+
+func (s *Session) injectFirst(pid int) (*process, error) {
+	as, err := s.newAddressSpace()
+	if err != nil {
+		return nil, err
+	}
+	p := s.newProcess(pid, as, newActionTable())
+	s.first = p
+	th, err := s.newThread(p)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.adopt(p, pid); err != nil {
+		return nil, err
+	}
+	if err := th.inject(pid); err != nil {
+		return nil, fmt.Errorf("putting the agent into process %d: %w", pid, err)
+	}
+	return p, nil
+}
+
+// inject maps the agent and the contexts into the program that thread tid has just executed, and
+// lets it continue in the agent. tid is in a ptrace stop of the calling OS thread.
+func (th *thread) inject(tid int) error {
+	s := th.p.s
+	th.tid = tid
+	var regs unix.PtraceRegs
+	if err := unix.PtraceGetRegs(tid, &regs); err != nil {
+		return fmt.Errorf("PTRACE_GETREGS: %w", err)
+	}
+	entry, stack := regs.Rip, regs.Rsp
+	if err := getSigMask(tid, &th.mask); err != nil {
+		return fmt.Errorf("PTRACE_GETSIGMASK: %w", err)
+	}
+	in := injector{tid: tid, regs: regs}
+	if err := in.begin(); err != nil {
+		return err
+	}
+	if err := in.mapObject(s.agent, abi.Agent, unix.PROT_READ|unix.PROT_EXEC); err != nil {
+		return err
+	}
+	if err := in.mapObject(s.contexts, abi.Contexts, unix.PROT_READ|unix.PROT_WRITE); err != nil {
+		return err
+	}
+	if err := in.end(); err != nil {
+		return err
+	}
+	th.starting = func() { th.setUpImage(entry, stack) }
+	regs.Rip = agent.Start
+	regs.Gs_base = th.ctx.addr
+	regs.Orig_rax = ^uint64(0) // no system call to restart
+	if err := unix.PtraceSetRegs(tid, &regs); err != nil {
+		return fmt.Errorf("PTRACE_SETREGS: %w", err)
+	}
+	if err := unix.PtraceDetach(tid); err != nil {
+		return fmt.Errorf("PTRACE_DETACH: %w", err)
+	}
+	return nil
+}
+
+// injector runs system calls in a stopped program that has not executed anything yet: a syscall
+// instruction is put over its first instruction for the time.
+type injector struct {
+	tid  int
+	regs unix.PtraceRegs
+	old  [8]byte
+}
+
+func (in *injector) begin() error {
+	if _, err := unix.PtracePeekText(in.tid, uintptr(in.regs.Rip), in.old[:]); err != nil {
+		return fmt.Errorf("PTRACE_PEEKTEXT: %w", err)
+	}
+	text := in.old
+	text[0], text[1] = 0x0f, 0x05 // syscall
+	if _, err := unix.PtracePokeText(in.tid, uintptr(in.regs.Rip), text[:]); err != nil {
+		return fmt.Errorf("PTRACE_POKETEXT: %w", err)
+	}
+	return nil
+}
+
+func (in *injector) end() error {
+	if _, err := unix.PtracePokeText(in.tid, uintptr(in.regs.Rip), in.old[:]); err != nil {
+		return fmt.Errorf("PTRACE_POKETEXT: %w", err)
+	}
+	return nil
+}
+
+// mapObject maps an object of the supervisor; the path to open goes below the stack.
+func (in *injector) mapObject(o *shared, addr, prot uint64) error {
+	path := append([]byte(o.path()), 0)
+	at := (in.regs.Rsp - 512) &^ 7
+	if _, err := unix.PtracePokeData(in.tid, uintptr(at), path); err != nil {
+		return fmt.Errorf("PTRACE_POKEDATA: %w", err)
+	}
+	flags := uint64(unix.O_RDONLY)
+	if prot&unix.PROT_WRITE != 0 {
+		flags = unix.O_RDWR
+	}
+	fd, err := in.call(unix.SYS_OPENAT, atFDCWD, at, flags)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", o.path(), err)
+	}
+	if _, err := in.call(unix.SYS_MMAP, addr, uint64(len(o.view)), prot, unix.MAP_SHARED|unix.MAP_FIXED_NOREPLACE, fd, 0); err != nil {
+		return fmt.Errorf("mmap of %d bytes at %#x: %w", len(o.view), addr, err)
+	}
+	_, err = in.call(unix.SYS_CLOSE, fd)
+	return err
+}
+
+func (in *injector) call(nr uint64, args ...uint64) (uint64, error) {
+	var a [6]uint64
+	copy(a[:], args)
+	regs := in.regs
+	regs.Rax, regs.Rdi, regs.Rsi, regs.Rdx, regs.R10, regs.R8, regs.R9 = nr, a[0], a[1], a[2], a[3], a[4], a[5]
+	regs.Orig_rax = ^uint64(0)
+	if err := unix.PtraceSetRegs(in.tid, &regs); err != nil {
+		return 0, err
+	}
+	if err := unix.PtraceSingleStep(in.tid); err != nil {
+		return 0, err
+	}
+	ws, err := waitTracee(in.tid)
+	if err != nil {
+		return 0, err
+	}
+	if !ws.Stopped() || ws.StopSignal() != unix.SIGTRAP {
+		return 0, fmt.Errorf("stopped with status %#x", ws)
+	}
+	if err := unix.PtraceGetRegs(in.tid, &regs); err != nil {
+		return 0, err
+	}
+	if r := int64(regs.Rax); r < 0 && r > -4096 {
+		return 0, unix.Errno(-r)
+	}
+	return regs.Rax, nil
+}
+
+// waitTracee waits for the next stop of a tracee of the calling OS thread.
+func waitTracee(tid int) (unix.WaitStatus, error) {
+	for {
+		var ws unix.WaitStatus
+		_, err := unix.Wait4(tid, &ws, unix.WALL, nil)
+		if err != unix.EINTR {
+			return ws, err
+		}
+	}
+}
+
+// setUpImage makes the program that the kernel has just mapped ready for translation: its images move
+// to near addresses and lose PROT_EXEC. The guest then starts at what was entry, with its stack.
+func (th *thread) setUpImage(entry, stack uint64) {
+	if err := th.buildImage(&entry, stack); err != nil {
+		th.p.s.fail(th.p, fmt.Errorf("starting process %d: %w", th.p.pid, err))
+		return
+	}
+	var regs registers
+	regs.gpr[rsp] = stack
+	regs.rip = entry
+	regs.rflags = 0x202 // IF, as the kernel starts programs
+	th.ctx.setU32(abi.SetMask, 1)
+	th.setMask(th.mask)
+	th.resumeAt(regs)
+}
+
+func (th *thread) buildImage(entry *uint64, stack uint64) error {
+	p, as := th.p, th.p.as
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", p.pid))
+	if err != nil {
+		return err
+	}
+	maps, err := loader.ParseMaps(text)
+	if err != nil {
+		return err
+	}
+	maps = withoutOurs(maps)
+	view, err := th.readStack(maps, stack)
+	if err != nil {
+		return err
+	}
+	plan, err := loader.Plan(maps, view.Aux, as.nearGap(maps))
+	if err != nil {
+		return err
+	}
+	if err := as.code.mapInto(th); err != nil {
+		return err
+	}
+	var calls []call
+	for _, m := range plan.Moves {
+		size := m.OldEnd - m.OldStart
+		if m.Exec {
+			calls = append(calls, call{unix.SYS_MPROTECT, [6]uint64{m.OldStart, size, uint64(m.Prot) | unix.PROT_READ}})
+		}
+		if !m.Stays() {
+			calls = append(calls, call{unix.SYS_MREMAP, [6]uint64{m.OldStart, size, size, unix.MREMAP_MAYMOVE | unix.MREMAP_FIXED, m.NewStart}})
+		}
+	}
+	if plan.ExecStack {
+		// Only the part that exists: the stack grows with the protection of its lowest page.
+		calls = append(calls, call{unix.SYS_MPROTECT, [6]uint64{plan.Stack.Start, plan.Stack.Len(), unix.PROT_READ | unix.PROT_WRITE | unix.PROT_GROWSDOWN}})
+	}
+	calls = append(calls, call{unix.SYS_SIGALTSTACK, [6]uint64{th.ctx.addr + abi.SigStack, 0}})
+	if err := th.remoteErr(calls...); err != nil {
+		return err
+	}
+	if err := th.installFaultHandlers(); err != nil {
+		return err
+	}
+	for _, patch := range plan.Patches {
+		if !p.write(view.At(patch), le64(patch.Value)) {
+			return fmt.Errorf("writing the auxiliary vector at %#x", view.At(patch))
+		}
+	}
+	as.rangesMu.Lock()
+	for _, m := range plan.Moves {
+		if m.Exec {
+			as.ranges = as.ranges.with(m.NewStart, m.NewStart+m.OldEnd-m.OldStart, m.Prot|unix.PROT_EXEC)
+		}
+	}
+	if plan.ExecStack {
+		as.ranges = as.ranges.with(plan.Stack.Start, plan.Stack.End, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC)
+	}
+	as.rangesMu.Unlock()
+	start, ok := plan.Translate(*entry)
+	if !ok {
+		return fmt.Errorf("the entry point %#x lies in no image", *entry)
+	}
+	*entry = start
+	for _, img := range plan.Images {
+		p.s.trace("%d: %s %s at %#x (was %#x)", p.pid, img.Kind, img.Path, img.NewLow, img.Low)
+	}
+	return nil
+}
+
+// withoutOurs leaves out what inject mapped.
+func withoutOurs(maps []loader.VMA) []loader.VMA {
+	var out []loader.VMA
+	for _, v := range maps {
+		if v.Start < abi.Agent || v.Start >= abi.SlotsEnd {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// readStack reads the initial stack from sp to the end of its mapping, and parses it.
+func (th *thread) readStack(maps []loader.VMA, sp uint64) (*loader.StackView, error) {
+	for _, v := range maps {
+		if !v.Contains(sp) {
+			continue
+		}
+		mem := make([]byte, min(v.End-sp, maxStack))
+		if n := th.p.read(sp, mem); n < len(mem) {
+			return nil, fmt.Errorf("the initial stack at %#x cannot be read", sp)
+		}
+		view, err := loader.ParseStack(mem)
+		if err != nil {
+			return nil, err
+		}
+		view.AuxAt += sp
+		return view, nil
+	}
+	return nil, fmt.Errorf("no stack at %#x", sp)
+}
+
+// maxStack bounds what the kernel puts on an initial stack (3/4 of 8 MiB, execve(2)).
+const maxStack = 8 << 20
+
+// tracedExec lets th execute a program: a new OS thread traces it over the execve and puts the agent
+// into the program. If the execve fails, th goes on in the agent and reports the result.
+func (th *thread) tracedExec(next *thread, k call) {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: waiting for all tracees of this thread must find only this one
+		err := unix.PtraceSeize(th.tid)
+		if err == nil {
+			err = unix.PtraceSetOptions(th.tid, unix.PTRACE_O_TRACEEXEC)
+		}
+		started <- err
+		if err == nil {
+			th.followExec(next)
+		}
+	}()
+	if err := <-started; err != nil {
+		th.p.s.fail(th.p, fmt.Errorf("tracing the execve of process %d: %w (ptrace must be permitted)", th.p.pid, err))
+		return
+	}
+	th.ctx.setCall(abi.Call, k)
+	th.reply(abi.OpExec, 0)
+}
+
+// followExec waits for the outcome of an execve of th. The thread's id changes to that of its process
+// if it succeeds.
+func (th *thread) followExec(next *thread) {
+	s := th.p.s
+	for {
+		var ws unix.WaitStatus
+		tid, err := unix.Wait4(-1, &ws, unix.WALL|unix.WNOTHREAD, nil)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil || ws.Exited() || ws.Signaled():
+			return // it died; the death watch knows
+		case ws.TrapCause() == unix.PTRACE_EVENT_EXEC:
+			if err := th.executed(next, tid); err != nil && !th.p.dead.Load() {
+				s.fail(th.p, fmt.Errorf("starting a program in process %d: %w", th.p.pid, err))
+			}
+			return
+		case ws.StopSignal() == unix.SIGTRAP && ws.TrapCause() == 0:
+			var regs unix.PtraceRegs
+			if unix.PtraceGetRegs(tid, &regs) == nil && regs.Rip == agent.ExecFailed+1 {
+				s.drop(next)
+				next.p.as.leave()
+				unix.PtraceDetach(tid)
+				return
+			}
+			unix.PtraceCont(tid, int(unix.SIGTRAP))
+		case ws.TrapCause() == unix.PTRACE_EVENT_STOP:
+			listenOrCont(tid, ws)
+		default:
+			unix.PtraceCont(tid, int(ws.StopSignal()))
+		}
+	}
+}
+
+// executed replaces what the supervisor knows of the process by the new program's.
+func (th *thread) executed(next *thread, tid int) error {
+	s, p := th.p.s, th.p
+	s.mu.Lock()
+	for other := range p.threads { // only the caller of execve lives on, in its new context
+		other.dead.Store(true)
+		futexWake(word32(other.ctx.mem, abi.State))
+		s.free = append(s.free, other.slot)
+		delete(p.threads, other)
+	}
+	old := p.as
+	p.as, p.actions = next.p.as, p.actions.afterExec()
+	delete(next.p.threads, next)
+	next.p = p
+	p.threads[next] = struct{}{}
+	s.mu.Unlock()
+	old.leave()
+	s.counters.processes.Add(1)
+	next.blocked = th.blocked
+	if err := next.inject(tid); err != nil {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,369 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/xv/agent/abi"
+)
+
+// handlers are the system calls that the supervisor handles; all others go from the gate straight to
+// the kernel. A handler gets the original registers with rip behind the system call, and answers the
+// thread.
+var handlers map[uint64]func(th *thread, regs *registers)
+
+func init() {
+	handlers = map[uint64]func(th *thread, regs *registers){
+		unix.SYS_MMAP:           (*thread).mmap,
+		unix.SYS_MUNMAP:         (*thread).munmap,
+		unix.SYS_MPROTECT:       (*thread).mprotect,
+		unix.SYS_PKEY_MPROTECT:  (*thread).mprotect,
+		unix.SYS_MREMAP:         (*thread).mremap,
+		unix.SYS_RT_SIGACTION:   (*thread).rtSigaction,
+		unix.SYS_RT_SIGPROCMASK: (*thread).rtSigprocmask,
+		unix.SYS_RT_SIGRETURN:   (*thread).rtSigreturn,
+		unix.SYS_SIGALTSTACK:    (*thread).sigaltstack,
+		unix.SYS_CLONE:          (*thread).clone,
+		unix.SYS_CLONE3:         (*thread).clone3,
+		unix.SYS_FORK:           (*thread).fork,
+		unix.SYS_VFORK:          (*thread).vfork,
+		unix.SYS_EXECVE:         (*thread).execve,
+		unix.SYS_EXECVEAT:       (*thread).execveat,
+		unix.SYS_EXIT:           (*thread).exit,
+		unix.SYS_ARCH_PRCTL:     (*thread).archPrctl,
+		unix.SYS_PRCTL:          (*thread).prctl,
+		unix.SYS_RSEQ:           refuse(unix.ENOSYS),
+		unix.SYS_PTRACE:         refuse(unix.EPERM),
+		unix.SYS_SECCOMP:        refuse(unix.EINVAL),
+		unix.SYS_MODIFY_LDT:     refuse(unix.ENOSYS),
+	}
+}
+
+// passes reports whether the gate gives a system call straight to the kernel.
+func passes(nr int) bool { return handlers[uint64(nr)] == nil }
+
+// refuse is a handler that fails.
+func refuse(errno unix.Errno) func(*thread, *registers) {
+	return func(th *thread, regs *registers) { th.result(regs, -int64(errno)) }
+}
+
+// systemCall answers a system call of the guest.
+func (th *thread) systemCall() {
+	s := th.p.s
+	s.counters.systemCalls.Add(1)
+	regs := th.ctx.registers()
+	regs.rip = th.ctx.u64(abi.Next)
+	regs.gpr[rcx] = regs.rip
+	regs.gpr[r11] = regs.rflags
+	nr := regs.gpr[rax]
+	if s.cfg.Trace != nil {
+		s.trace("%d: %s%#x", th.tid, systemCallName(uintptr(nr)), th.args(&regs))
+	}
+	if h := handlers[nr]; h != nil {
+		h(th, &regs)
+		return
+	}
+	th.finish(&regs, call{uintptr(nr), th.args(&regs)})
+}
+
+// args are the arguments of a system call.
+func (th *thread) args(regs *registers) [6]uint64 {
+	g := &regs.gpr
+	return [6]uint64{g[rdi], g[rsi], g[rdx], g[r10], g[r8], g[r9]}
+}
+
+// result ends a system call with its result.
+func (th *thread) result(regs *registers, r int64) {
+	if th.p.s.cfg.Trace != nil {
+		th.p.s.trace("%d: = %#x", th.tid, r)
+	}
+	regs.gpr[rax] = uint64(r)
+	th.resumeAt(*regs)
+}
+
+// finish ends a system call with the result of k, which doesn't sleep.
+func (th *thread) finish(regs *registers, k call) {
+	cache, err := th.jump(regs.rip)
+	if err != nil {
+		r := th.remote(k)
+		th.result(regs, r[0])
+		return
+	}
+	th.resuming = *regs
+	th.ctx.setRegisters(regs, cache)
+	th.ctx.setCall(abi.Call, k)
+	th.reply(abi.OpFinish, 0)
+}
+
+// gateCall ends a system call with the result of k, which may sleep and be interrupted.
+func (th *thread) gateCall(regs registers, k call) {
+	th.resuming = regs
+	th.done = func(r int64) { th.result(&regs, r) }
+	th.ctx.setU64(abi.GateRAX, uint64(k.nr))
+	th.ctx.setCall(abi.Call, k)
+	th.reply(abi.OpGate, 0)
+}
+
+// callDone continues the handler that let the thread do the system call in Call.
+func (th *thread) callDone() {
+	done := th.done
+	th.done = nil
+	if done == nil {
+		th.p.s.fail(th.p, fmt.Errorf("process %d: answer without a question: the guest damaged its thread context", th.p.pid))
+		return
+	}
+	done(int64(th.ctx.u64(abi.Call + callResult)))
+}
+
+// begin is the first request of a thread.
+func (th *thread) begin() {
+	start := th.starting
+	th.starting = nil
+	if start == nil {
+		th.p.s.fail(th.p, fmt.Errorf("process %d: second start of a thread: the guest damaged its thread context", th.p.pid))
+		return
+	}
+	start()
+}
+
+// retryAfterFault answers a system call that failed with EFAULT: it may have met a page that xv made
+// read-only. All of them become writable, and the call is done once more.
+func (th *thread) retryAfterFault() {
+	regs := th.ctx.registers()
+	regs.rip = th.ctx.u64(abi.Next)
+	regs.gpr[rcx] = regs.rip
+	regs.gpr[r11] = regs.rflags
+	if !th.p.as.unprotectAll(th) {
+		th.result(&regs, -int64(unix.EFAULT))
+		return
+	}
+	th.gateCall(regs, call{uintptr(th.ctx.u64(abi.GateRAX)), th.args(&regs)})
+}
+
+func (th *thread) rtSigaction(regs *registers) {
+	a := th.args(regs)
+	sig := int(int32(a[0]))
+	if a[3] != 8 || sig < 1 || sig > 64 || a[1] != 0 && (sig == int(unix.SIGKILL) || sig == int(unix.SIGSTOP)) {
+		th.result(regs, -int64(unix.EINVAL))
+		return
+	}
+	old := th.p.actions.get(sig)
+	if a[1] != 0 {
+		var b [actionSize]byte
+		if th.p.read(a[1], b[:]) < actionSize {
+			th.result(regs, -int64(unix.EFAULT))
+			return
+		}
+		act := parseAction(b[:])
+		copy(th.ctx.scratch(), kernelAction(sig, act).bytes())
+		th.p.actions.set(sig, act)
+		r := th.remote(call{unix.SYS_RT_SIGACTION, [6]uint64{uint64(sig), th.ctx.scratchAddr(), 0, 8}})
+		if r[0] < 0 {
+			th.p.actions.set(sig, old)
+			th.result(regs, r[0])
+			return
+		}
+	}
+	if a[2] != 0 && !th.p.write(a[2], old.bytes()) {
+		th.result(regs, -int64(unix.EFAULT))
+		return
+	}
+	th.result(regs, 0)
+}
+
+func (th *thread) rtSigprocmask(regs *registers) {
+	a := th.args(regs)
+	if a[3] != 8 {
+		th.result(regs, -int64(unix.EINVAL))
+		return
+	}
+	old := th.mask | th.blocked
+	if a[1] != 0 {
+		var b [8]byte
+		if th.p.read(a[1], b[:]) < 8 {
+			th.result(regs, -int64(unix.EFAULT))
+			return
+		}
+		set := binary.LittleEndian.Uint64(b[:])
+		next := old
+		switch int32(a[0]) {
+		case unix.SIG_BLOCK:
+			next |= set
+		case unix.SIG_UNBLOCK:
+			next &^= set
+		case unix.SIG_SETMASK:
+			next = set
+		default:
+			th.result(regs, -int64(unix.EINVAL))
+			return
+		}
+		th.setGuestMask(next &^ (bit(int(unix.SIGKILL)) | bit(int(unix.SIGSTOP))))
+		th.ctx.setU32(abi.SetMask, 1)
+	}
+	if a[2] != 0 && !th.p.write(a[2], le64(old)) {
+		th.result(regs, -int64(unix.EFAULT))
+		return
+	}
+	th.resendPending()
+	th.result(regs, 0)
+}
+
+// resendPending queues signals again that the guest has unblocked after they were put aside.
+func (th *thread) resendPending() {
+	for i := 0; i < len(th.pendingFaults); {
+		si := th.pendingFaults[i]
+		if th.blocked&bit(int(si.signo())) != 0 {
+			i++
+			continue
+		}
+		th.pendingFaults = append(th.pendingFaults[:i:i], th.pendingFaults[i+1:]...)
+		copy(th.ctx.scratch(), si[:])
+		th.remote(call{unix.SYS_RT_TGSIGQUEUEINFO, [6]uint64{uint64(th.ctx.u32(abi.PID)), uint64(th.ctx.u32(abi.TID)), uint64(si.signo()), th.ctx.scratchAddr()}})
+	}
+}
+
+// minSigStack is MINSIGSTKSZ, the least size that the kernel takes for an alternate stack.
+const minSigStack = 2048
+
+func (th *thread) sigaltstack(regs *registers) {
+	a := th.args(regs)
+	old := th.alt
+	if a[0] != 0 {
+		var b [24]byte
+		if th.p.read(a[0], b[:]) < len(b) {
+			th.result(regs, -int64(unix.EFAULT))
+			return
+		}
+		next := signalStack{
+			sp:    binary.LittleEndian.Uint64(b[0:]),
+			flags: binary.LittleEndian.Uint32(b[8:]),
+			size:  binary.LittleEndian.Uint64(b[16:]),
+		}
+		if errno := th.setAltStack(next, regs.gpr[rsp]); errno != 0 {
+			th.result(regs, -int64(errno))
+			return
+		}
+	}
+	if a[1] != 0 {
+		flags := old.flags
+		if old.contains(regs.gpr[rsp]) {
+			flags |= ssOnStack
+		}
+		out := le64(old.sp)
+		out = binary.LittleEndian.AppendUint64(out, uint64(flags))
+		out = binary.LittleEndian.AppendUint64(out, old.size)
+		if !th.p.write(a[1], out) {
+			th.result(regs, -int64(unix.EFAULT))
+			return
+		}
+	}
+	th.result(regs, 0)
+}
+
+// Flags of a signal stack (sigaltstack(2)).
+const (
+	ssOnStack = 1
+	ssDisable = 2
+)
+
+// setAltStack does what sigaltstack(2) says about changing the stack while on it and about flags.
+func (th *thread) setAltStack(next signalStack, sp uint64) unix.Errno {
+	if th.alt.contains(sp) {
+		return unix.EPERM
+	}
+	switch next.flags &^ ssAutodisarm {
+	case ssDisable:
+		th.alt = signalStack{flags: ssDisable | next.flags&ssAutodisarm}
+		return 0
+	case 0, ssOnStack:
+		if next.size < minSigStack {
+			return unix.ENOMEM
+		}
+		next.flags &= ssAutodisarm
+		th.alt = next
+		return 0
+	}
+	return unix.EINVAL
+}
+
+// Codes of arch_prctl(2).
+const (
+	archSetGS = 0x1001
+	archGetGS = 0x1004
+	userLimit = 1<<47 - pageSize
+)
+
+func (th *thread) archPrctl(regs *registers) {
+	a := th.args(regs)
+	switch a[0] {
+	case archSetGS:
+		if a[1] >= userLimit {
+			th.result(regs, -int64(unix.EPERM))
+			return
+		}
+		th.ctx.setU64(abi.GuestGS, a[1])
+		th.result(regs, 0)
+	case archGetGS:
+		if !th.p.write(a[1], le64(th.ctx.u64(abi.GuestGS))) {
+			th.result(regs, -int64(unix.EFAULT))
+			return
+		}
+		th.result(regs, 0)
+	default:
+		th.finish(regs, call{unix.SYS_ARCH_PRCTL, a})
+	}
+}
+
+// prSetSyscallUserDispatch is PR_SET_SYSCALL_USER_DISPATCH.
+const prSetSyscallUserDispatch = 59
+
+func (th *thread) prctl(regs *registers) {
+	a := th.args(regs)
+	switch a[0] {
+	case unix.PR_SET_SECCOMP, prSetSyscallUserDispatch: // would hit the agent's system calls
+		th.result(regs, -int64(unix.EINVAL))
+	case unix.PR_SET_DUMPABLE: // would shut the supervisor out of the memory
+		if a[1] > 1 {
+			th.result(regs, -int64(unix.EINVAL))
+			return
+		}
+		th.p.undumpable.Store(a[1] == 0)
+		th.result(regs, 0)
+	case unix.PR_GET_DUMPABLE:
+		if th.p.undumpable.Load() {
+			th.result(regs, 0)
+			return
+		}
+		th.finish(regs, call{unix.SYS_PRCTL, a})
+	default:
+		th.finish(regs, call{unix.SYS_PRCTL, a})
+	}
+}
+
+// vsyscallPage is the page of the kernel's emulated system calls; it can be executed nowhere else.
+const vsyscallPage = 0xffffffffff600000
+
+func isVsyscall(addr uint64) bool { return addr >= vsyscallPage && addr < vsyscallPage+pageSize }
+
+// vsyscall does a call of the vsyscall page: it reports whether rip is one of its entries.
+func (th *thread) vsyscall(f frame, regs *registers) bool {
+	nr := map[uint64]uintptr{0: unix.SYS_GETTIMEOFDAY, 0x400: unix.SYS_TIME, 0x800: unix.SYS_GETCPU}[regs.rip-vsyscallPage]
+	if !isVsyscall(regs.rip) || nr == 0 && regs.rip != vsyscallPage {
+		return false
+	}
+	var ret [8]byte
+	if th.p.read(regs.gpr[rsp], ret[:]) < 8 {
+		return false
+	}
+	r := th.remote(call{nr, th.args(regs)})
+	out := *regs
+	out.gpr[rax] = uint64(r[0])
+	out.gpr[rsp] += 8
+	out.rip = binary.LittleEndian.Uint64(ret[:])
+	th.returnTo(f, out)
+	return true
+}
