@@ -1,0 +1,385 @@
+package translate
+
+import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"xvrun/xv/x86"
+)
+
+// image is the code of an ELF file, loaded at bias.
+type image struct {
+	text
+	entries []uint64 // of functions
+}
+
+func loadImage(tb testing.TB, path string, bias uint64) *image {
+	tb.Helper()
+	f, err := elf.Open(path)
+	if err != nil {
+		tb.Skip(err)
+	}
+	defer f.Close()
+	im := new(image)
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_LOAD && p.Flags&elf.PF_X != 0 {
+			im.addr, im.code = bias+p.Vaddr, make([]byte, p.Filesz)
+			if _, err := p.ReadAt(im.code, 0); err != nil {
+				tb.Fatal(err)
+			}
+		}
+	}
+	symbols, _ := f.Symbols()
+	dynamic, _ := f.DynamicSymbols()
+	for _, s := range append(symbols, dynamic...) {
+		if elf.ST_TYPE(s.Info) == elf.STT_FUNC && s.Section != elf.SHN_UNDEF {
+			im.entries = append(im.entries, bias+s.Value)
+		}
+	}
+	if len(im.entries) == 0 {
+		im.entries = append(im.entries, bias+f.Entry)
+	}
+	slices.Sort(im.entries)
+	im.entries = slices.Compact(im.entries)
+	return im
+}
+
+// images returns the paths of programs and libraries that are there.
+func images(tb testing.TB) []string {
+	self, err := os.Executable()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	paths := []string{self}
+	if p, err := exec.LookPath("gofmt"); err == nil {
+		paths = append(paths, p)
+	}
+	for _, dir := range []string{"/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib"} {
+		for _, name := range []string{"libc.so.6", "libcrypto.so.3", "libstdc++.so.6"} {
+			if p := filepath.Join(dir, name); exists(p) {
+				paths = append(paths, p)
+			}
+		}
+	}
+	return paths
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// TestImages translates all code that is reachable from the functions of real programs, and checks each fragment.
+func TestImages(t *testing.T) {
+	for _, path := range images(t) {
+		for _, bias := range []uint64{0x1000000, 0x7f0000000000} {
+			t.Run(filepath.Base(path), func(t *testing.T) {
+				t.Parallel()
+				im := loadImage(t, path, bias)
+				var c checker
+				c.run(t, im)
+				t.Logf("%#x: %d regions, %d instructions, %d bytes become %d and %d in exit stubs; %d links, %d cannot be decoded",
+					bias, c.regions, c.instrs, c.original, c.hot, c.cold, c.links, c.failed)
+			})
+		}
+	}
+}
+
+type checker struct {
+	t         *testing.T
+	src       Source
+	seen      map[uint64]bool
+	regions   int
+	instrs    int
+	original  int
+	hot, cold int
+	links     int
+	failed    int
+	buf, buf2 Buffer
+	base      uint32
+}
+
+func (c *checker) run(t *testing.T, im *image) {
+	c.t, c.src, c.seen, c.base = t, im, make(map[uint64]bool), testBase
+	queue := slices.Clone(im.entries)
+	called := make(map[uint64]bool)
+	for _, e := range queue {
+		called[e] = true
+	}
+	limit := len(queue) + 20000
+	for i := 0; i < len(queue) && i < limit && !t.Failed(); i++ {
+		entry := queue[i]
+		if c.seen[entry] {
+			continue
+		}
+		reg, err := Discover(im, entry, called[entry], Limits{Stop: func(a uint64) bool { return c.seen[a] }})
+		if err != nil {
+			c.failed++
+			continue
+		}
+		for _, l := range c.check(&reg) {
+			if !c.seen[l.Target] {
+				called[l.Target] = l.Call
+				queue = append(queue, l.Target)
+			}
+		}
+		c.base += 0x1000
+		if c.base >= 0x6f000000 {
+			c.base = testBase
+		}
+	}
+}
+
+// check checks one region and returns its links.
+func (c *checker) check(reg *Region) []Link {
+	t := c.t
+	frag, err := Emit(c.src, reg, c.base, &testLayout, &c.buf)
+	if err != nil {
+		t.Fatalf("%#x: %v", reg.Entry, err)
+	}
+	m, err := Record(c.src, reg, c.base, &testLayout, &c.buf2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(frag.Code, c.buf2.code[:c.buf2.n]) {
+		t.Fatalf("%#x: not the same bytes", reg.Entry)
+	}
+	c.regions++
+	c.instrs += frag.Instrs
+	c.hot += int(frag.Hot)
+	c.cold += len(frag.Code) - int(frag.Hot)
+	c.links += len(frag.Links)
+
+	// Every emitted instruction has a recovery, and there are no others.
+	var in x86.Inst
+	starts := make(map[uint32]x86.Inst)
+	k := 0
+	for off := uint32(0); int(off) < len(frag.Code); off += uint32(in.Len) {
+		if err := x86.Decode(frag.Code[off:], &in); err != nil {
+			t.Fatalf("%#x: offset %#x: % x: %v", reg.Entry, off, frag.Code[off:], err)
+		}
+		starts[off] = in
+		if k >= len(m.points) || m.points[k].off != off {
+			t.Fatalf("%#x: no recovery at %#x", reg.Entry, off)
+		}
+		k++
+	}
+	if k != len(m.points) {
+		t.Fatalf("%#x: recoveries where no instruction starts", reg.Entry)
+	}
+	c.checkLinks(reg, frag, starts)
+	c.checkBlocks(reg, frag, m, starts)
+	return slices.Clone(frag.Links)
+}
+
+func (c *checker) checkLinks(reg *Region, frag *Fragment, starts map[uint32]x86.Inst) {
+	for _, l := range frag.Links {
+		rel := binary.LittleEndian.Uint32(frag.Code[l.Off:])
+		if (c.base+l.Off)&7 > 4 || l.Off+4+rel != l.Stub || l.Stub < frag.Hot {
+			c.t.Fatalf("%#x: link %+v", reg.Entry, l)
+		}
+		if _, ok := starts[l.Stub]; !ok {
+			c.t.Fatalf("%#x: stub of %+v", reg.Entry, l)
+		}
+		if !l.Call && slices.ContainsFunc(reg.Blocks, func(b Block) bool { return b.Addr == l.Target }) {
+			c.t.Fatalf("%#x: link %+v into the region", reg.Entry, l)
+		}
+	}
+}
+
+// checkBlocks walks the original code.
+func (c *checker) checkBlocks(reg *Region, frag *Fragment, m *Map, starts map[uint32]x86.Inst) {
+	t := c.t
+	entries := make(map[uint64]uint32)
+	for _, e := range frag.Entries {
+		entries[e.Addr] = e.Off
+	}
+	returns := make(map[uint64]bool)
+	for _, e := range frag.Returns {
+		returns[e.Addr] = true
+		if r, ok := m.Recover(e.Off); !ok || r.RIP != e.Addr || !r.RCXFromS {
+			t.Fatalf("return site %#x", e.Addr)
+		}
+	}
+	first := make(map[uint64]uint32) // Boundary of each original instruction
+	for _, p := range m.points {
+		if _, ok := first[p.RIP]; !ok && p.flags&atInstr != 0 {
+			first[p.RIP] = p.off
+		}
+	}
+	if off, ok := m.Boundary(reg.Entry); !ok || off != first[reg.Entry] {
+		t.Fatalf("%#x: no boundary", reg.Entry)
+	}
+	for i, b := range reg.Blocks {
+		c.seen[b.Addr] = true
+		c.original += int(b.Len)
+		limit := frag.Hot
+		if i+1 < len(frag.Entries) {
+			limit = frag.Entries[i+1].Off
+		}
+		if got := limit - frag.Entries[i].Off; got > b.Room+sizePrologue || got > b.Room && reg.Blocks[min(i+1, len(reg.Blocks)-1)].Addr != reg.Entry {
+			t.Fatalf("block %#x takes %d bytes, room for %d", b.Addr, got, b.Room)
+		}
+		code := make([]byte, b.Len)
+		c.src.ReadCode(b.Addr, code)
+		var in x86.Inst
+		for at := 0; at < len(code); at += int(in.Len) {
+			if err := x86.Decode(code[at:], &in); err != nil {
+				t.Fatal(err)
+			}
+			pc := b.Addr + uint64(at)
+			off, ok := first[pc]
+			if r, found := m.Recover(off); !ok || !found || r.RIP != pc || !r.Exact() {
+				t.Fatalf("no boundary of %#x", pc)
+			}
+			c.checkInst(pc, code[at:at+int(in.Len)], &in, frag, off, starts, entries, returns)
+		}
+	}
+}
+
+func (c *checker) checkInst(pc uint64, code []byte, in *x86.Inst, frag *Fragment, off uint32, starts map[uint32]x86.Inst, entries map[uint64]uint32, returns map[uint64]bool) {
+	t := c.t
+	pad := starts[off]
+	same := bytes.HasPrefix(frag.Code[off:], code)
+	if !same && slices.Contains(nops[:], string(frag.Code[off:off+uint32(pad.Len)])) {
+		off += uint32(pad.Len)
+		same = bytes.HasPrefix(frag.Code[off:], code)
+	}
+	switch k := classify(in); k {
+	case kindCopy, kindTrap:
+		if !same {
+			t.Fatalf("%#x: % x is not copied", pc, code)
+		}
+	case kindCall, kindCallInd, kindSyscall:
+		if !returns[pc+uint64(len(code))] {
+			t.Fatalf("%#x: no return site", pc)
+		}
+	case kindJmp, kindJcc, kindXbegin:
+		out := starts[off]
+		if !slices.Contains([]x86.Class{x86.Jmp, x86.Jcc, x86.Xbegin}, out.Class) || k == kindJcc && out.Opcode&15 != in.Opcode&15 {
+			t.Fatalf("%#x: % x becomes % x", pc, code, frag.Code[off:off+uint32(out.Len)])
+		}
+		to := uint32(out.Target(uint64(off)))
+		target := in.Target(pc)
+		if dest, ok := entries[target]; ok {
+			if to != dest {
+				t.Fatalf("%#x: goes to %#x instead of %#x", pc, to, dest)
+			}
+			if d := int64(dest) - int64(off) - 2; out.ImmSize == 4 && k != kindXbegin && d >= -128 && d < 40 {
+				t.Fatalf("%#x: a long branch over %d bytes", pc, d)
+			}
+		} else if !slices.ContainsFunc(frag.Links, func(l Link) bool { return l.Stub == to && l.Target == target }) {
+			t.Fatalf("%#x: no link to %#x", pc, target)
+		}
+	}
+}
+
+// bench prepares the regions of the functions of the C library.
+func bench(b *testing.B) (im *image, regions []Region, instrs int) {
+	for _, path := range images(b) {
+		if filepath.Base(path) == "libc.so.6" {
+			im = loadImage(b, path, 0x1000000)
+		}
+	}
+	if im == nil {
+		b.Skip("no C library")
+	}
+	var buf Buffer
+	for _, e := range im.entries {
+		reg, err := Discover(im, e, true, Limits{})
+		if err != nil {
+			continue
+		}
+		f, err := Emit(im, &reg, testBase, &testLayout, &buf)
+		if err != nil {
+			b.Fatal(err)
+		}
+		instrs += f.Instrs
+		regions = append(regions, reg)
+	}
+	b.ReportAllocs()
+	return im, regions, instrs
+}
+
+// perInstr reports the processor time for each instruction, which the load of the machine disturbs less than the
+// elapsed time.
+func perInstr(b *testing.B, instrs int, start time.Duration) {
+	b.ReportMetric(float64(cpuTime(b)-start)/float64(b.N)/float64(instrs), "cpu-ns/instr")
+}
+
+func cpuTime(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano())
+}
+
+func BenchmarkDecode(b *testing.B) {
+	im, regions, instrs := bench(b)
+	var in x86.Inst
+	start := cpuTime(b)
+	for b.Loop() {
+		for i := range regions {
+			for _, blk := range regions[i].Blocks {
+				code := im.code[blk.Addr-im.addr:][:blk.Len]
+				for len(code) > 0 {
+					if x86.Decode(code, &in) != nil {
+						b.Fatal("changed")
+					}
+					code = code[in.Len:]
+				}
+			}
+		}
+	}
+	perInstr(b, instrs, start)
+}
+
+func BenchmarkDiscover(b *testing.B) {
+	im, regions, instrs := bench(b)
+	start := cpuTime(b)
+	for b.Loop() {
+		for i := range regions {
+			if _, err := Discover(im, regions[i].Entry, true, Limits{}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	perInstr(b, instrs, start)
+}
+
+func BenchmarkEmit(b *testing.B) {
+	im, regions, instrs := bench(b)
+	var buf Buffer
+	start := cpuTime(b)
+	for b.Loop() {
+		for i := range regions {
+			if _, err := Emit(im, &regions[i], testBase, &testLayout, &buf); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	perInstr(b, instrs, start)
+}
+
+func BenchmarkRecord(b *testing.B) {
+	im, regions, instrs := bench(b)
+	var buf Buffer
+	start := cpuTime(b)
+	for b.Loop() {
+		for i := range regions {
+			if _, err := Record(im, &regions[i], testBase, &testLayout, &buf); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	perInstr(b, instrs, start)
+}
