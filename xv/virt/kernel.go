@@ -19,6 +19,16 @@ func getSigMask(tid int, mask *uint64) error {
 	return nil
 }
 
+// seize makes the calling OS thread the tracer of tid, which goes on running and stops when it has
+// executed a program.
+func seize(tid int) error {
+	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(tid), 0, unix.PTRACE_O_TRACEEXEC, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
 // ptraceGetSigMask is PTRACE_GETSIGMASK.
 const ptraceGetSigMask = 0x420a
 

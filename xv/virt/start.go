@@ -326,10 +326,7 @@ func (th *thread) tracedExec(next *thread, k call) {
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: waiting for all tracees of this thread must find only this one
-		err := unix.PtraceSeize(th.tid)
-		if err == nil {
-			err = unix.PtraceSetOptions(th.tid, unix.PTRACE_O_TRACEEXEC)
-		}
+		err := seize(th.tid)
 		started <- err
 		if err == nil {
 			th.followExec(next)
@@ -396,8 +393,13 @@ func (th *thread) executed(next *thread, tid int) error {
 	old.leave()
 	s.counters.processes.Add(1)
 	next.blocked = th.blocked
-	if err := next.inject(tid); err != nil {
-		return err
+	// The stop is inside execve, which will still store its result in rax: step to its end. The kernel
+	// reports the step before the program's first instruction.
+	if err := unix.PtraceSingleStep(tid); err != nil {
+		return fmt.Errorf("PTRACE_SINGLESTEP: %w", err)
 	}
-	return nil
+	if ws, err := waitTracee(tid); err != nil || ws.StopSignal() != unix.SIGTRAP {
+		return fmt.Errorf("stopped with status %#x, %v", ws, err)
+	}
+	return next.inject(tid)
 }
