@@ -178,7 +178,9 @@ func (s *Space) destination(l *link) (place, uint32, bool) {
 	}
 	e, ok := p.r.entry(l.target, pieceCall)
 	if !ok {
-		e, ok = s.makeStub(p, l.target, pieceCall)
+		if _, room := s.halves[s.cur].room(reserve, stubAlign); room {
+			e, ok = s.makeStub(p, l.target, pieceCall)
+		}
 	}
 	return p, e.direct, ok
 }

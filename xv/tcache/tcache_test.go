@@ -310,6 +310,10 @@ func TestConcurrent(t *testing.T) {
 				switch rnd.Intn(16) {
 				case 0:
 					s.Invalidate(f, f+1)
+					if i%100 == 0 {
+						s.Flush()
+						s.Clone(testConfig(im.withTables(), 4<<20))
+					}
 				case 1:
 					s.Recover(testBase + uint32(rnd.Intn(1<<20)))
 				case 2:
@@ -374,6 +378,57 @@ func TestHostile(t *testing.T) {
 	}
 	if st := s.Stats(); st.Fills != 0 {
 		t.Errorf("%+v", st)
+	}
+}
+
+func TestSpecial(t *testing.T) {
+	im := code(map[int][]byte{0: {0x0f, 0x05, 0xcd, 0x80, 0xc3}}) // syscall ; int 0x80 ; ret
+	s := New(testConfig(im, 1<<20))
+	if _, err := s.FillJump(im, im.lo); err != nil {
+		t.Fatal(err)
+	}
+	if im.j[2] == 0 {
+		t.Error("the return site of the system call is not in table J")
+	}
+	body, err := s.Jump(im, im.lo+2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if addr, ok := s.SpecialAt(body); !ok || addr != im.lo+2 {
+		t.Errorf("%#x %v", addr, ok)
+	}
+	if _, ok := s.SpecialAt(body + 1); ok {
+		t.Error("SpecialAt in the middle of an instruction")
+	}
+	s.verify(t, im, true)
+}
+
+// Entry stubs that fill the cache: everything goes stale, and the call is answered from the other half.
+func TestStubsFull(t *testing.T) {
+	im := code(nil)
+	s := New(testConfig(im, 64<<10))
+	for i := 0; s.Stats().Retired < 3; i = (i + 1) % pageSize {
+		direct, err := s.FillCall(im, im.lo+uint64(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rec, ok := s.Recover(direct); !ok || rec.RIP != im.lo+uint64(i) || rec.RSPAdd != 8 {
+			t.Fatalf("%+v %v", rec, ok)
+		}
+	}
+	s.verify(t, im, true)
+}
+
+// Fragments too large for the cache.
+func TestTooSmall(t *testing.T) {
+	s := New(Config{Code: make([]byte, 2*pageSize), Base: testBase, Layout: testLayout})
+	for range 2 {
+		if _, err := s.Jump(nops{}, 1<<20); err != ErrSize {
+			t.Error(err)
+		}
+	}
+	if _, err := s.Jump(rets{}, 1<<21); err != nil {
+		t.Error(err)
 	}
 }
 
