@@ -48,6 +48,7 @@ var names = map[string]Class{
 	"syscall": Syscall, "int3": Int3, "xbegin": Xbegin, "xbeginw": Xbegin,
 	"ret": Ret, "retw": Ret, "retq": Ret,
 	"loop": Loop, "loope": Loop, "loopne": Loop, "jrcxz": Loop, "jecxz": Loop,
+	"loopl": Loop, "loopel": Loop, "loopnel": Loop,
 	"ud0": Trap, "ud1": Trap, "ud2": Trap, "hlt": Trap, "rsm": Trap,
 	"int": Special, "int1": Special, "sysenter": Special, "sysexit": Special, "sysexitl": Special, "sysexitq": Special,
 	"sysretl": Special, "sysretq": Special, "sysret": Special,
@@ -114,15 +115,15 @@ func parse(s []byte, l *line) (ok bool) {
 		raw, text = s[i+1:i+1+j], s[i+2+j:]
 	}
 	*l = line{code: l.code[:0]}
-	l.addr = hex(bytes.TrimLeft(s[:i-1], " "))
+	l.addr = unhexDigits(bytes.TrimLeft(s[:i-1], " "))
 	for k := 0; k+1 < len(raw) && raw[k] != ' '; k += 3 {
-		l.code = append(l.code, byte(hex(raw[k:k+2])))
+		l.code = append(l.code, byte(unhexDigits(raw[k:k+2])))
 	}
 	l.text = string(text)
 	return !strings.HasPrefix(l.text, ".byte")
 }
 
-func hex(b []byte) (v uint64) {
+func unhexDigits(b []byte) (v uint64) {
 	for _, c := range b {
 		switch {
 		case c >= '0' && c <= '9':
@@ -142,7 +143,7 @@ func (l *line) interpret() (name string) {
 	text := l.text
 	if i := strings.Index(text, "# "); i >= 0 {
 		l.isRIP = strings.Contains(text[:i], "ip)")
-		l.rip = hex([]byte(strings.TrimPrefix(text[i+2:], "0x")))
+		l.rip = unhexDigits([]byte(strings.TrimPrefix(text[i+2:], "0x")))
 		text = strings.TrimRight(text[:i], " ")
 	}
 	_, name, operands := split(strings.TrimRight(text, " "))
@@ -151,7 +152,7 @@ func (l *line) interpret() (name string) {
 	}
 	l.class, l.hasTo = classify(name, operands)
 	if l.hasTo {
-		l.dest = hex([]byte(strings.TrimPrefix(operands, "0x")))
+		l.dest = unhexDigits([]byte(strings.TrimPrefix(operands, "0x")))
 	}
 	return name
 }
@@ -193,15 +194,13 @@ func (t *tally) compare(file string, l *line) {
 		t.known["prefixes on a line of their own"]++
 		return
 	}
-	if code[0] == 0x9b && len(code) > 1 {
-		t.known["fwait joined with the next instruction"]++
-		if err := Decode(code, &in); err != nil || in.Len != 1 {
-			t.diff(file, l, &in, err, "fwait")
-		}
-		code = code[1:]
-		l.addr++
-	}
 	err := Decode(code, &in)
+	for err == nil && in.Map == 0 && in.Opcode == 0x9b && int(in.Len) < len(code) {
+		t.known["fwait joined with the next instruction"]++
+		code = code[in.Len:]
+		l.addr += uint64(in.Len)
+		err = Decode(code, &in)
+	}
 	if err != nil {
 		if reason := objdumpAccepts(l, &in, err); reason != "" {
 			t.known[reason]++
@@ -245,8 +244,8 @@ func objdumpAccepts(l *line, in *Inst, err error) string {
 }
 
 // run compares one file; limit is the greatest number of instructions, 0 for all.
-func (t *tally) run(file string, limit int) error {
-	cmd := exec.Command("objdump", "-d", "-w", file)
+func (t *tally) run(file string, limit int, args ...string) error {
+	cmd := exec.Command("objdump", append(args, "-w", file)...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
@@ -254,7 +253,7 @@ func (t *tally) run(file string, limit int) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	own := tally{known: map[string]int{}, lax: map[string]int{}}
+	own := newTally()
 	r := bufio.NewScanner(out)
 	r.Buffer(make([]byte, 1<<20), 1<<20)
 	var l line
@@ -306,13 +305,13 @@ func TestObjdump(t *testing.T) {
 	} else {
 		files = sampleELF(t)
 	}
-	total := tally{known: map[string]int{}, lax: map[string]int{}}
+	total := newTally()
 	work := make(chan string)
 	var wg sync.WaitGroup
 	for range runtime.NumCPU() {
 		wg.Go(func() {
 			for f := range work {
-				if err := total.run(f, limit); err != nil {
+				if err := total.run(f, limit, "-d"); err != nil {
 					t.Error(err)
 				}
 			}
@@ -323,14 +322,22 @@ func TestObjdump(t *testing.T) {
 	}
 	close(work)
 	wg.Wait()
-	t.Logf("%d files, %d instructions, %d (bad), %d differences", total.files, total.insts, total.bad, total.diffs)
-	logCounts(t, "objdump's own errors", total.known)
-	logCounts(t, "(bad) for objdump only", total.lax)
-	for i, s := range total.examples {
+	total.report(t)
+}
+
+func newTally() *tally {
+	return &tally{known: map[string]int{}, lax: map[string]int{}}
+}
+
+func (t *tally) report(tt *testing.T) {
+	tt.Logf("%d files, %d instructions, %d (bad), %d differences", t.files, t.insts, t.bad, t.diffs)
+	logCounts(tt, "objdump's own errors", t.known)
+	logCounts(tt, "(bad) for objdump only", t.lax)
+	for i, s := range t.examples {
 		if i == 100 {
 			break
 		}
-		t.Error(s)
+		tt.Error(s)
 	}
 }
 
