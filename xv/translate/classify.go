@@ -173,7 +173,7 @@ func room(k kind, in *x86.Inst, pc uint64) uint32 {
 	case kindCopy, kindTrap:
 		return n
 	case kindRIP:
-		if nearOperand(in, pc) {
+		if fitsAbsolute(in, pc) {
 			return max(n+1, sizeMovabs)
 		}
 		return sizeGS + sizeMovabs + n + 1 + sizeGS
@@ -229,8 +229,8 @@ func roomLoad(in *x86.Inst) uint32 {
 // near reports that an original address fits a sign-extended imm32 or disp32.
 func near(addr uint64) bool { return addr < 1<<31 }
 
-// nearOperand reports that the RIP-relative operand of an instruction at pc fits a disp32. An address that is
-// truncated to 32 bits always does.
-func nearOperand(in *x86.Inst, pc uint64) bool {
-	return in.AddrSize || near(in.RIPTarget(pc))
+// fitsAbsolute reports that the RIP-relative operand of an instruction at pc can become a disp32: the address
+// fits, which one that is truncated to 32 bits always does, and so does the SIB byte.
+func fitsAbsolute(in *x86.Inst, pc uint64) bool {
+	return (in.AddrSize || near(in.RIPTarget(pc))) && in.Len < x86.MaxLen
 }

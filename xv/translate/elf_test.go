@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"debug/elf"
 	"encoding/binary"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -105,10 +106,11 @@ type checker struct {
 	failed    int
 	buf, buf2 Buffer
 	base      uint32
+	tight     bool // rooms are not far from the truth, so that short branches must be
 }
 
 func (c *checker) run(t *testing.T, im *image) {
-	c.t, c.src, c.seen, c.base = t, im, make(map[uint64]bool), testBase
+	c.t, c.src, c.seen, c.base, c.tight = t, im, make(map[uint64]bool), testBase, true
 	queue := slices.Clone(im.entries)
 	called := make(map[uint64]bool)
 	for _, e := range queue {
@@ -178,6 +180,33 @@ func (c *checker) check(reg *Region) []Link {
 	c.checkLinks(reg, frag, starts)
 	c.checkBlocks(reg, frag, m, starts)
 	return slices.Clone(frag.Links)
+}
+
+// FuzzTranslate checks the translation of any bytes.
+func FuzzTranslate(f *testing.F) {
+	for _, form := range forms {
+		f.Add(unhex(f, form.code), form.pc >= farPC, form.called)
+	}
+	f.Fuzz(func(t *testing.T, code []byte, far, called bool) {
+		src := text{nearPC, code}
+		if far {
+			src.addr = farPC
+		}
+		reg, err := Discover(src, src.addr+uint64(len(code)/4), called, Limits{Blocks: 40, Bytes: 500})
+		if err != nil {
+			return
+		}
+		c := checker{t: t, src: src, seen: make(map[uint64]bool), base: testBase}
+		c.check(&reg)
+		// Other bytes than Discover saw give another translation or an error.
+		src.code = slices.Clone(code)
+		for i := range code {
+			src.code[i] ^= byte(i * 37)
+		}
+		if _, err := Emit(src, &reg, testBase, &testLayout, &c.buf); err != nil && !errors.Is(err, ErrChanged) {
+			t.Error(err)
+		}
+	})
 }
 
 func (c *checker) checkLinks(reg *Region, frag *Fragment, starts map[uint32]x86.Inst) {
@@ -273,7 +302,7 @@ func (c *checker) checkInst(pc uint64, code []byte, in *x86.Inst, frag *Fragment
 			if to != dest {
 				t.Fatalf("%#x: goes to %#x instead of %#x", pc, to, dest)
 			}
-			if d := int64(dest) - int64(off) - 2; out.ImmSize == 4 && k != kindXbegin && d >= -128 && d < 40 {
+			if d := int64(dest) - int64(off) - 2; c.tight && out.ImmSize == 4 && k != kindXbegin && d >= -128 && d < 40 {
 				t.Fatalf("%#x: a long branch over %d bytes", pc, d)
 			}
 		} else if !slices.ContainsFunc(frag.Links, func(l Link) bool { return l.Stub == to && l.Target == target }) {

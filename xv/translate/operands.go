@@ -151,7 +151,7 @@ func (b *Buffer) ripRelative() {
 		b.lea(addr)
 		return
 	}
-	if nearOperand(in, b.pc) && in.Len < x86.MaxLen {
+	if fitsAbsolute(in, b.pc) {
 		b.copyWith(absolute, uint32(addr), false)
 		return
 	}
