@@ -88,6 +88,7 @@ func (s *Space) usable() error {
 		}
 		h.next, h.pieces, h.retired = h.lo, nil, false
 		clear(s.maps)
+		clear(s.once)
 		return nil
 	}
 	return ErrFull

@@ -106,8 +106,8 @@ func (s *Space) isBlock(orig uint64) bool {
 	return ok
 }
 
-// install writes a fragment into the cache and then lets everything lead to it that should.
-func (s *Space) install(reg *translate.Region, code recipe, frag *translate.Fragment, base uint32) *region {
+// newRegion writes a fragment into the cache. Nothing leads to it yet.
+func (s *Space) newRegion(reg *translate.Region, code recipe, frag *translate.Fragment, base uint32) *region {
 	r := &region{
 		reg:     reg,
 		code:    code,
@@ -124,6 +124,12 @@ func (s *Space) install(reg *translate.Region, code recipe, frag *translate.Frag
 	}
 	slices.SortFunc(r.links, func(a, b link) int { return cmp.Compare(a.stub, b.stub) })
 	s.put(frag.Code, piece{off: base, kind: pieceFragment, r: r})
+	return r
+}
+
+// install writes a fragment into the cache and then lets everything lead to it that should.
+func (s *Space) install(reg *translate.Region, code recipe, frag *translate.Fragment, base uint32) *region {
+	r := s.newRegion(reg, code, frag, base)
 	s.stats.Regions++
 	s.stats.Live++
 	s.stats.Instrs += uint64(frag.Instrs)

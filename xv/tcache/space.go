@@ -20,6 +20,7 @@ type Space struct {
 	waiting map[uint64]*linkList // by original address: links that lead to their exit stub until it is translated
 	copies  map[uint64]*page
 
+	once map[uint64]*region // by original address: translations of single instructions
 	buf  translate.Buffer
 	maps map[*region]*translate.Map
 
@@ -53,6 +54,7 @@ func newSpace(cfg Config) *Space {
 		byPage:  make(map[uint64][]*region),
 		waiting: make(map[uint64]*linkList),
 		copies:  make(map[uint64]*page),
+		once:    make(map[uint64]*region),
 		maps:    make(map[*region]*translate.Map),
 	}
 }

@@ -43,8 +43,8 @@ type Config struct {
 	// no table covers it: nothing is filled then, and each indirect branch to it traps.
 	Slot func(addr uint64, call bool) *uint32
 	// Translated, if set, is told of a page (its first address, 4 KiB) before its bytes are read for translation, so
-	// that it can be write-protected first. It may be told again at any time, and is after an Invalidate of the page. Decoding may look
-	// ahead, so that a page can be told without any code being translated from it.
+	// that it can be write-protected first. It may be told again at any time, and is after an Invalidate of the page.
+	// Decoding may look ahead, so that a page can be told without any code being translated from it.
 	Translated func(page uint64)
 	// Quiesce is asked before the stale cache memory [lo, hi) (addresses of the guest) is overwritten. It returns true
 	// when no thread is inside, on its way there (a resume address handed out, not yet used), or stands at one of its
@@ -79,7 +79,7 @@ type Stats struct {
 	Fills       int    // table entries filled
 	Dropped     int    // regions that became stale
 	Retired     int    // halves of the cache that became stale because they were full or by Flush
-	Misses      uint64 // calls of Jump, FillJump, FillCall, TakeLink
+	Misses      uint64 // calls of Jump, FillJump, FillCall, TakeLink, Once
 	Live        int    // regions now usable
 	Used        int    // bytes of cache memory now in use, stale ones included
 }
