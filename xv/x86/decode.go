@@ -135,15 +135,20 @@ prefixes:
 		}
 	}
 
-	if n := in.immSize(e); n != 0 {
-		if i+n > len(code) {
-			return in.fail(len(code), short)
+	if e&(immMask|ruleMask) != 0 {
+		if n := in.immSize(e); n != 0 {
+			if i+n > len(code) {
+				return in.fail(len(code), short)
+			}
+			in.immediate(e, code[i:i+n], i)
+			i += n
 		}
-		in.immediate(e, code[i:i+n], i)
-		i += n
 	}
 	in.Len = uint8(i)
 	in.Class = Class(e >> classShift & 15)
+	if e&unchecked == memAny|regAny && in.Encoding == Legacy && !in.Lock && !in.OpSize {
+		return nil
+	}
 	return in.check(e)
 }
 

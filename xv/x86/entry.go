@@ -97,20 +97,25 @@ const (
 	ppShift    = 8
 	classShift = 16
 	ruleShift  = 20
-	ruleMask   = 15
 	regShift   = 24
+
+	ruleMask entry = 15 << ruleShift
+	regMask  entry = 255 << regShift
+
+	// unchecked is equal to memAny|regAny in an entry that exists with all prefixes and all forms.
+	unchecked = memAny | regAny | ruleMask | regMask
 )
 
 // regs excludes all values of ModRM.reg but those given.
 func regs(r ...uint) entry {
-	e := entry(0xff) << regShift
+	e := regMask
 	for _, n := range r {
 		e &^= 1 << (regShift + n)
 	}
 	return e
 }
 
-func (e entry) rule() entry { return e & (ruleMask << ruleShift) }
+func (e entry) rule() entry { return e & ruleMask }
 
 // row describes the opcodes first to last.
 type row struct {

@@ -3,21 +3,9 @@ package x86
 import (
 	"bufio"
 	"bytes"
-	"debug/elf"
-	"flag"
-	"fmt"
-	"io/fs"
-	"os"
 	"os/exec"
-	"path/filepath"
-	"runtime"
-	"sort"
 	"strings"
-	"sync"
-	"testing"
 )
-
-var full = flag.Bool("full", false, "compare with objdump over all ELF files of the system")
 
 // line is one instruction as objdump prints it.
 type line struct {
@@ -25,7 +13,6 @@ type line struct {
 	code  []byte // its bytes
 	text  string
 	class Class
-	named bool   // class holds
 	rip   uint64 // the RIP-relative target
 	isRIP bool
 	dest  uint64 // target of a direct branch
@@ -54,7 +41,7 @@ var names = map[string]Class{
 	"sysretl": Special, "sysretq": Special, "sysret": Special,
 	"iret": Special, "iretw": Special, "iretl": Special, "iretq": Special, "uiret": Special, "enclu": Special,
 	"lret": Special, "lretw": Special, "lretl": Special, "lretq": Special, "ljmp": Special, "ljmpw": Special, "ljmpl": Special,
-	"lcall": Special, "lcallw": Special, "lcalll": Special, "rex.W ljmp": Special, "ljmpq": Special, "lcallq": Special,
+	"lcall": Special, "lcallw": Special, "lcalll": Special, "ljmpq": Special, "lcallq": Special,
 	"lgs": Special, "swapgs": Special, "rdgsbase": Special, "wrgsbase": Special, "lkgs": Special,
 }
 
@@ -157,94 +144,13 @@ func (l *line) interpret() (name string) {
 	return name
 }
 
-// tally counts what a comparison found.
-type tally struct {
-	mu       sync.Mutex
-	files    int
-	insts    int
-	bad      int            // (bad) lines
-	known    map[string]int // objdump's own errors, by reason
-	lax      map[string]int // (bad) for objdump, not for Decode
-	diffs    int
-	examples []string
+// bad reports a line that objdump does not take for an instruction.
+func (l *line) bad() bool {
+	return strings.Contains(l.text, "(bad)") || strings.Contains(l.text, "{bad}") || strings.Contains(l.text, "%?")
 }
 
-func (t *tally) diff(file string, l *line, in *Inst, err error, what string) {
-	t.diffs++
-	if len(t.examples) < 200 {
-		t.examples = append(t.examples, fmt.Sprintf("%s: %s %x: % x %q: len %d class %d err %v rip %v",
-			what, file, l.addr, l.code, l.text, in.Len, in.Class, err, in.RIPRel))
-	}
-}
-
-// compare checks one instruction. l.code may be followed by no other bytes.
-func (t *tally) compare(file string, l *line) {
-	var in Inst
-	t.insts++
-	if strings.Contains(l.text, "(bad)") || strings.Contains(l.text, "{bad}") || strings.Contains(l.text, "%?") {
-		t.bad++
-		if err := Decode(l.code, &in); err == nil && int(in.Len) <= len(l.code) {
-			t.lax[fmt.Sprintf("%d map %d op %02x", in.Encoding, in.Map, in.Opcode)]++
-		}
-		return
-	}
-	code := l.code
-	name := l.interpret()
-	if name == "" {
-		t.known["prefixes on a line of their own"]++
-		return
-	}
-	err := Decode(code, &in)
-	for err == nil && in.Map == 0 && in.Opcode == 0x9b && int(in.Len) < len(code) {
-		t.known["fwait joined with the next instruction"]++
-		code = code[in.Len:]
-		l.addr += uint64(in.Len)
-		err = Decode(code, &in)
-	}
-	if err != nil {
-		if reason := objdumpAccepts(l, &in, err); reason != "" {
-			t.known[reason]++
-			return
-		}
-		t.diff(file, l, &in, err, "error")
-		return
-	}
-	want := l.class
-	if in.OpSize && in.Ext&8 == 0 && (want == Jmp || want == Jcc || want == Loop || want == Call || want == Ret || want == JmpInd || want == CallInd) {
-		want = Special
-	}
-	switch {
-	case int(in.Len) != len(code):
-		t.diff(file, l, &in, err, "length")
-	case in.Class != want:
-		t.diff(file, l, &in, err, "class")
-	case in.RIPRel != l.isRIP:
-		t.diff(file, l, &in, err, "rip-relative")
-	case in.RIPRel && in.AddrSize && l.rip>>32 != 0 && in.RIPTarget(l.addr) == l.rip&0xffffffff:
-		t.known["target of an eip-relative operand not truncated"]++
-	case in.RIPRel && in.RIPTarget(l.addr) != l.rip:
-		t.diff(file, l, &in, err, "rip target")
-	case l.hasTo && in.Class != Special && in.Target(l.addr) != l.dest:
-		t.diff(file, l, &in, err, "branch target")
-	}
-}
-
-// objdumpAccepts names the reason why objdump prints an instruction that the processor does not execute, or "".
-func objdumpAccepts(l *line, in *Inst, err error) string {
-	switch {
-	case err != ErrInvalid:
-	case in.Lock:
-		return "LOCK with an instruction that does not take it"
-	case in.Map == 0 && in.Opcode == 0x8e && in.ModRM>>3&7 == 1:
-		return "mov to cs"
-	case in.Encoding != Legacy && in.Encoding != Now3D && (in.OpSize || in.Rep || in.Repne || in.REX != 0):
-		return "66, F2, F3 or REX before VEX, EVEX or XOP"
-	}
-	return ""
-}
-
-// run compares one file; limit is the greatest number of instructions, 0 for all.
-func (t *tally) run(file string, limit int, args ...string) error {
+// disassemble runs objdump and calls do for each instruction until it returns false. The line is used again.
+func disassemble(file string, args []string, do func(l *line) bool) error {
 	cmd := exec.Command("objdump", append(args, "-w", file)...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -253,145 +159,20 @@ func (t *tally) run(file string, limit int, args ...string) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	own := newTally()
 	r := bufio.NewScanner(out)
 	r.Buffer(make([]byte, 1<<20), 1<<20)
 	var l line
 	for r.Scan() {
-		if parse(r.Bytes(), &l) {
-			own.compare(file, &l)
-			if limit != 0 && own.insts >= limit {
-				cmd.Process.Kill()
-				break
-			}
-		}
-	}
-	cmd.Wait()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.files++
-	t.insts += own.insts
-	t.bad += own.bad
-	t.diffs += own.diffs
-	for k, v := range own.known {
-		t.known[k] += v
-	}
-	for k, v := range own.lax {
-		t.lax[k] += v
-	}
-	t.examples = append(t.examples, own.examples...)
-	return r.Err()
-}
-
-// isELF reports a 64-bit x86 executable or library.
-func isELF(file string) bool {
-	f, err := elf.Open(file)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	return f.Machine == elf.EM_X86_64
-}
-
-func TestObjdump(t *testing.T) {
-	if _, err := exec.LookPath("objdump"); err != nil {
-		t.Skip("no objdump")
-	}
-	var files []string
-	limit := 400000
-	if *full {
-		limit = 0
-		files = allELF()
-	} else {
-		files = sampleELF(t)
-	}
-	total := newTally()
-	work := make(chan string)
-	var wg sync.WaitGroup
-	for range runtime.NumCPU() {
-		wg.Go(func() {
-			for f := range work {
-				if err := total.run(f, limit, "-d"); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	for _, f := range files {
-		work <- f
-	}
-	close(work)
-	wg.Wait()
-	total.report(t)
-}
-
-func newTally() *tally {
-	return &tally{known: map[string]int{}, lax: map[string]int{}}
-}
-
-func (t *tally) report(tt *testing.T) {
-	tt.Logf("%d files, %d instructions, %d (bad), %d differences", t.files, t.insts, t.bad, t.diffs)
-	logCounts(tt, "objdump's own errors", t.known)
-	logCounts(tt, "(bad) for objdump only", t.lax)
-	for i, s := range t.examples {
-		if i == 100 {
-			break
-		}
-		tt.Error(s)
-	}
-}
-
-func logCounts(t *testing.T, title string, m map[string]int) {
-	var keys []string
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	for _, k := range keys {
-		t.Logf("%s: %s: %d", title, k, m[k])
-	}
-}
-
-// allELF lists the distinct ELF files of the system's program and library folders.
-func allELF() (files []string) {
-	seen := map[string]bool{}
-	for _, dir := range []string{"/bin", "/sbin", "/lib", "/lib64", "/usr", "/opt", "/root", "/home"} {
-		real, err := filepath.EvalSymlinks(dir)
-		if err != nil {
-			continue
-		}
-		filepath.WalkDir(real, func(p string, d fs.DirEntry, err error) error {
-			if err == nil && d.Type().IsRegular() && !seen[p] {
-				seen[p] = true
-				if isELF(p) {
-					files = append(files, p)
-				}
-			}
+		if parse(r.Bytes(), &l) && !do(&l) {
+			cmd.Process.Kill()
+			cmd.Wait()
 			return nil
-		})
-	}
-	return files
-}
-
-// sampleELF lists files of different compilers and kinds.
-func sampleELF(t *testing.T) (files []string) {
-	self, _ := os.Executable()
-	patterns := []string{
-		"/lib/x86_64-linux-gnu/libc.so.6", "/lib64/libc.so.6", "/usr/lib/x86_64-linux-gnu/libcrypto.so.*", "/usr/lib64/libcrypto.so.*",
-		"/lib64/ld-linux-x86-64.so.2", "/usr/bin/python3.*", "/usr/lib/gcc/x86_64-linux-gnu/*/cc1", "/usr/libexec/gcc/x86_64-linux-gnu/*/cc1",
-		"/usr/lib/x86_64-linux-gnu/libgmp.so.*", "/usr/lib/x86_64-linux-gnu/libm.so.6",
-	}
-	if self != "" {
-		files = append(files, self)
-	}
-	for _, p := range patterns {
-		m, _ := filepath.Glob(p)
-		if len(m) > 0 && isELF(m[0]) {
-			files = append(files, m[0])
 		}
 	}
-	if len(files) < 3 {
-		t.Skip("few ELF files to compare")
+	if err := r.Err(); err != nil {
+		cmd.Process.Kill()
+		cmd.Wait()
+		return err
 	}
-	return files
+	return cmd.Wait()
 }
