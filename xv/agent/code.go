@@ -2,7 +2,7 @@
 
 package agent
 
-// Labels of the agent's code, as offsets from its start.
+// Labels, as offsets from the start of the code.
 const (
 	offMiss          = 0x0
 	offSpecial       = 0x1a

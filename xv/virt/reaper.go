@@ -2,10 +2,116 @@
 
 package virt
 
-// reaper ends the guest's processes when the supervisor dies.
-type reaper struct{}
+import (
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
 
-func startReaper(contexts *shared) (*reaper, error) { return &reaper{}, nil }
-func (r *reaper) add(pid int)                       {}
-func (r *reaper) remove(pid int)                    {}
-func (r *reaper) stop()                             {}
+	"golang.org/x/sys/unix"
+
+	"xvrun/xv/agent"
+	"xvrun/xv/agent/abi"
+)
+
+// reaper is the process that ends the guest's processes when the supervisor dies, even by SIGKILL. It
+// learns of that by the end of a pipe. It is not the guests' parent and needs no privilege.
+type reaper struct {
+	pid  int
+	pipe *os.File // write end, which nobody else holds
+	pids *shared
+
+	mu   sync.Mutex
+	slot map[int]int // index in the table of each process id
+	free []int
+}
+
+// startReaper starts the reaper of a session.
+func startReaper(contexts *shared) (*reaper, error) {
+	pids, err := newShared("xv-pids", 4*abi.ReaperPIDs, false)
+	if err != nil {
+		return nil, err
+	}
+	r := &reaper{pids: pids, slot: map[int]int{}}
+	for i := abi.ReaperPIDs - 1; i >= 0; i-- {
+		r.free = append(r.free, i)
+	}
+	if err := r.spawn(contexts); err != nil {
+		pids.close()
+		return nil, fmt.Errorf("starting the reaper: %w", err)
+	}
+	return r, nil
+}
+
+func (r *reaper) spawn(contexts *shared) error {
+	image := agent.ReaperELF()
+	exe, err := newShared("xv-reaper", len(image), false)
+	if err != nil {
+		return err
+	}
+	defer exe.close()
+	copy(exe.view, image)
+	unix.Munmap(exe.view) // a file that is mapped writable can't be executed (ETXTBSY)
+	exe.view = nil
+	path := fmt.Sprintf("/proc/self/fd/%d", exe.fd)
+	// A descriptor open for writing has the same effect: execute by one that isn't.
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	unix.Close(exe.fd)
+	exe.fd = -1
+	rd, wr, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer rd.Close()
+	r.pid, err = syscall.ForkExec(fmt.Sprintf("/proc/self/fd/%d", fd), []string{"xv-reaper"},
+		&syscall.ProcAttr{Files: []uintptr{rd.Fd(), uintptr(r.pids.fd), uintptr(contexts.fd)}})
+	if err != nil {
+		wr.Close()
+		return err
+	}
+	r.pipe = wr
+	return nil
+}
+
+// add makes the reaper responsible for a process. Beyond its capacity processes end only when they
+// next ask the supervisor for something.
+func (r *reaper) add(pid int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n := len(r.free); n > 0 {
+		i := r.free[n-1]
+		r.free = r.free[:n-1]
+		r.slot[pid] = i
+		word32(r.pids.view, 4*i).Store(uint32(pid))
+	}
+}
+
+// remove is add's inverse, for a process that has ended.
+func (r *reaper) remove(pid int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if i, ok := r.slot[pid]; ok {
+		delete(r.slot, pid)
+		word32(r.pids.view, 4*i).Store(0)
+		r.free = append(r.free, i)
+	}
+}
+
+// stop ends the reaper; there is nothing left to reap.
+func (r *reaper) stop() {
+	if r == nil {
+		return
+	}
+	r.pipe.Write([]byte{1})
+	r.pipe.Close()
+	for {
+		if _, err := unix.Wait4(r.pid, nil, 0, nil); err != unix.EINTR {
+			break
+		}
+	}
+	r.pids.close()
+}

@@ -172,8 +172,9 @@ func (th *thread) originalInAgent(regs registers) (registers, position, error) {
 	case agent.AfterCall:
 		regs.rip = th.ctx.u64(abi.Next)
 		regs.gpr[rcx] = regs.rip
-	case agent.Resuming:
+	case agent.Resuming: // with the result of a system call, if there was one
 		regs = th.resuming
+		regs.gpr[rax] = th.ctx.u64(abi.RAX)
 	case agent.BeforeGate2:
 		regs = th.resuming
 		regs.rip -= syscallLen

@@ -29,6 +29,7 @@ const (
 
 	ContextsSize = SlotsEnd - Contexts
 	MaxDoorbells = 32
+	ReaperPIDs   = 4096 // words in the reaper's table of process ids
 	CPUMapSize   = 4096
 )
 
