@@ -40,7 +40,7 @@ func TestRandom(t *testing.T) {
 	}
 	slots := 100_000
 	if *full {
-		slots = 4_000_000
+		slots = 1_000_000
 	}
 	file := filepath.Join(t.TempDir(), "random")
 	if err := os.WriteFile(file, randomCode(rand.New(rand.NewPCG(1, 2)), slots), 0o600); err != nil {

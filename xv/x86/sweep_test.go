@@ -240,7 +240,7 @@ func (t *tally) report(tt *testing.T) {
 // allELF lists the distinct ELF files of the system's program and library folders.
 func allELF() (files []string) {
 	seen := map[string]bool{}
-	for _, dir := range []string{"/bin", "/sbin", "/lib", "/lib64", "/usr", "/opt", "/root", "/home"} {
+	for _, dir := range []string{"/bin", "/sbin", "/lib", "/lib64", "/usr", "/opt"} {
 		real, err := filepath.EvalSymlinks(dir)
 		if err != nil {
 			continue
