@@ -49,7 +49,15 @@ var kindOfClass = [16]kind{
 	x86.Trap:    kindTrap,
 }
 
+// classify tells how an instruction is translated.
 func classify(in *x86.Inst) kind {
+	if in.Class == x86.Other && in.Seg != segGS && !in.RIPRel {
+		return kindCopy
+	}
+	return classifyRest(in)
+}
+
+func classifyRest(in *x86.Inst) kind {
 	k := kindOfClass[in.Class&15]
 	switch k {
 	case kindCopy:
@@ -168,9 +176,16 @@ const (
 
 // room bounds the size of the translation of an instruction at pc.
 func room(k kind, in *x86.Inst, pc uint64) uint32 {
+	if k == kindCopy {
+		return uint32(in.Len)
+	}
+	return roomRest(k, in, pc)
+}
+
+func roomRest(k kind, in *x86.Inst, pc uint64) uint32 {
 	n := uint32(in.Len)
 	switch k {
-	case kindCopy, kindTrap:
+	case kindTrap:
 		return n
 	case kindRIP:
 		if fitsAbsolute(in, pc) {
