@@ -13,7 +13,7 @@ func (in *Inst) check(e entry) error {
 		return ErrInvalid
 	}
 	if in.Encoding != Legacy && in.Encoding != Now3D && (in.OpSize || in.Rep || in.Repne || in.Lock || in.REX != 0) {
-		// SDM vol. 2 sec. 2.3.2, 2.3.3, 2.7.2; APM vol. 3 sec. 1.2.7.
+		// SDM vol. 2 sec. 2.3.2 to 2.3.4, 2.7.11; APM vol. 3 sec. 1.9.
 		return ErrInvalid
 	}
 	locks := false

@@ -12,7 +12,6 @@ func Decode(code []byte, in *Inst) error {
 	// SDM vol. 2 sec. 2.1.1, 2.2.1: prefixes in any order and number; REX counts only directly before the opcode.
 	i := 0
 	var rex, last byte
-prefixes:
 	for ; i < len(code); i++ {
 		b := code[i]
 		e := oneByte[b]
@@ -38,9 +37,7 @@ prefixes:
 		case 0x64, 0x65:
 			in.Seg = b
 		case 0x26, 0x2e, 0x36, 0x3e:
-			// ES, CS, SS and DS overrides are ignored and leave an FS or GS override in effect (APM vol. 1 sec. 4.5.3).
-		default:
-			break prefixes
+			// ES, CS, SS and DS overrides are ignored and leave an FS or GS override in effect (APM vol. 3 sec. 1.2.4).
 		}
 	}
 	if i == len(code) {
@@ -95,7 +92,7 @@ prefixes:
 		return in.fail(i, ErrInvalid)
 	}
 
-	// SDM vol. 2 sec. 2.1.3, 2.1.5: ModRM, SIB and displacement.
+	// SDM vol. 2 sec. 2.1.3 to 2.1.5: ModRM, SIB and displacement.
 	if e&modrm != 0 {
 		if i == len(code) {
 			return in.fail(i, short)
@@ -166,7 +163,7 @@ func (in *Inst) vector(code []byte, i int) (entry, int, error) {
 		return 0, len(code), ErrTruncated
 	}
 	b1 := code[i+1]
-	// APM vol. 3 sec. 1.2.7: 8f is XOP when the map field, bits 0-4 of the next byte, is 8 or more; else it is pop.
+	// APM vol. 3 sec. 1.9: 8f is XOP when the map field, bits 0-4 of the next byte, is 8 or more; else it is pop.
 	if start == 0x8f && b1&0x1f < 8 {
 		return oneByte[0x8f], i, nil
 	}
@@ -204,7 +201,7 @@ func (in *Inst) vector(code []byte, i int) (entry, int, error) {
 	if i+3 >= len(code) {
 		return 0, len(code), ErrTruncated
 	}
-	// SDM vol. 2 sec. 2.3.5, APM vol. 3 sec. 1.2.7: c4 or 8f, R' X' B' mmmmm, W vvvv' L pp.
+	// SDM vol. 2 sec. 2.3.5, APM vol. 3 sec. 1.9: c4 or 8f, R' X' B' mmmmm, W vvvv' L pp.
 	in.Encoding, in.Map = VEX3, b1&0x1f
 	in.VL, in.PP = b2>>2&1, b2&3
 	var m *[256]entry

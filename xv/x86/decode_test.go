@@ -155,7 +155,7 @@ func TestErrors(t *testing.T) {
 		{"f0 90", ErrInvalid}, {"f0 01 c0", ErrInvalid}, {"f0 03 00", ErrInvalid}, {"f0 c3", ErrInvalid}, {"f0 83 38 00", ErrInvalid},
 		{"f0 0f ba 20 00", ErrInvalid}, {"f0 01 00", nil}, {"f0 83 00 00", nil}, {"f0 0f b1 00", nil}, {"f0 0f c7 08", nil}, {"f0 ff 00", nil},
 		{"f0 f7 10", nil}, {"f0 87 00", nil}, {"f0 0f ba 28 00", nil}, {"f0 fe 08", nil}, {"f0 f7 00 00 00 00 00", ErrInvalid}, {"f0 ff 20", ErrInvalid},
-		// Prefixes that VEX, EVEX and XOP do not allow: SDM vol. 2 sec. 2.3.2, 2.3.3.
+		// Prefixes that VEX, EVEX and XOP do not allow: SDM vol. 2 sec. 2.3.2 to 2.3.4.
 		{"66 c5 f8 77", ErrInvalid}, {"f2 c5 f8 77", ErrInvalid}, {"f3 c5 f8 77", ErrInvalid}, {"f0 c5 f8 77", ErrInvalid}, {"48 c5 f8 77", ErrInvalid},
 		{"64 67 c5 f8 28 00", nil}, {"66 62 f1 7c 48 58 c0", ErrInvalid}, {"66 8f e8 78 a2 c0 00", ErrInvalid},
 		{"62 f9 7c 48 58 c0", ErrInvalid}, {"62 f1 78 48 58 c0", ErrInvalid}, {"62 f0 7c 48 58 c0", ErrInvalid}, {"62 f4 7c 48 58 c0", ErrInvalid},

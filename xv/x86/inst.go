@@ -37,7 +37,8 @@ const (
 	// Special must never be copied by a translator: int n, int1, sysenter, sysexit, sysret, iret, uiret, far returns, calls
 	// and jumps, enclu, everything that reads or changes the GS base (mov to gs, pop gs, lgs, lkgs, swapgs, rdgsbase,
 	// wrgsbase), and near branches with an operand-size prefix that REX.W does not override: an Intel processor ignores the
-	// prefix, an AMD one truncates RIP to 16 bits (APM vol. 3 sec. 1.2.2; SDM vol. 2 "JMP").
+	// prefix, an AMD one truncates RIP to 16 bits (APM vol. 3 sec. 1.2.2; SDM vol. 2 "JMP"). Their displacement is decoded as
+	// AMD processors and objdump do, rel16; an Intel processor takes rel32, so that the length differs too.
 	Special
 	// Trap is ud0, ud1, ud2, rsm or hlt: it ends a block but may be copied, since it faults in user mode.
 	Trap

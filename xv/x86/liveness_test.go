@@ -183,7 +183,7 @@ func TestLivenessText(t *testing.T) {
 	}
 	found, n := 0, 0
 	for _, file := range sampleELF(t) {
-		limit := 150_000
+		limit := 100_000
 		if *full {
 			limit = 5_000_000
 		}

@@ -1,6 +1,6 @@
 package x86
 
-// map0F is the opcode map 0F (SDM vol. 2 tables; APM vol. 3 tables ). In the SSE part an opcode
+// map0F is the opcode map 0F (SDM vol. 2 tables; APM vol. 3 app. A). In the SSE part an opcode
 // exists only with the prefixes given. 0f 38 and 0f 3a lead to other maps.
 var map0F = table([]row{
 	{0x00, 0x00, form | grp6 | regs(0, 1, 2, 3, 4, 5, 6)}, // sldt, str, lldt, ltr, verr, verw, lkgs

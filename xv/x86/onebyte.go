@@ -1,6 +1,6 @@
 package x86
 
-// oneByte is the one-byte opcode map (SDM vol. 2 tables; APM vol. 3 tables ). Opcodes that are
+// oneByte is the one-byte opcode map (SDM vol. 2 tables; APM vol. 3 app. A). Opcodes that are
 // left out do not exist in 64-bit mode, or lead to another map: 0f, 62, c4, c5, and 8f as XOP.
 var oneByte = table([]row{
 	{0x00, 0x01, form | lockable}, {0x02, 0x03, form}, {0x04, 0x04, plain | ib}, {0x05, 0x05, plain | iz}, // add

@@ -128,7 +128,7 @@ var vex0F38 = table([]row{
 	{0xf7, 0xf7, form},                       // bextr, shlx, sarx, shrx
 })
 
-// vex0F3A is VEX map 3 (SDM vol. 2 table A-5), with the FMA4 instructions of AMD (APM vol. 3 table A-15).
+// vex0F3A is VEX map 3 (SDM vol. 2 table A-5), with the FMA4 instructions of AMD (APM vol. 3 app. A).
 var vex0F3A = table([]row{
 	{0x00, 0x02, op | p66 | ib}, // vpermq, vpermpd, vpblendd
 	{0x04, 0x06, op | p66 | ib}, // vpermilps, vpermilpd, vperm2f128

@@ -1,6 +1,6 @@
 package x86
 
-// The opcode maps of XOP (APM vol. 3 tables ).
+// The opcode maps of XOP (APM vol. 3 app. A).
 
 // xop8 is XOP map 8, with an imm8.
 var xop8 = table([]row{
@@ -42,7 +42,7 @@ var xop10 = table([]row{
 // xopMaps are the opcode maps from 8.
 var xopMaps = [3]*[256]entry{&xop8, &xop9, &xop10}
 
-// now3dOpcode reports the opcodes of 3DNow! and its extensions, with those of the Geode (APM vol. 3 table A-13).
+// now3dOpcode reports the opcodes of 3DNow! and its extensions, with those of the Geode (APM vol. 3 app. A).
 func now3dOpcode(b byte) bool {
 	switch b {
 	case 0x0c, 0x0d, 0x1c, 0x1d, 0x86, 0x87, 0x8a, 0x8e, 0x90, 0x94, 0x96, 0x97, 0x9a, 0x9e, 0xa0, 0xa4, 0xa6, 0xa7, 0xaa,
