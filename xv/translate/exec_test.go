@@ -15,9 +15,15 @@ import (
 // TestExecute translates all of a static program ahead of time, fills the lookup tables for every instruction, and
 // writes an ELF file in which only the translation is executable. It must behave like the original.
 func TestExecute(t *testing.T) {
+	t.Run("near", func(t *testing.T) { execute(t, 0, "-static", "-no-pie") })
+	t.Run("far", func(t *testing.T) { execute(t, 1<<32, "-static-pie", "-fpie") })
+}
+
+// execute runs the guest, loaded at bias.
+func execute(t *testing.T, bias uint64, flags ...string) {
 	dir := t.TempDir()
 	guest := filepath.Join(dir, "guest")
-	out, err := exec.Command("gcc", "-O2", "-static", "-no-pie", "-mfsgsbase", "-o", guest, "testdata/guest.c").CombinedOutput()
+	out, err := exec.Command("gcc", append(flags, "-O2", "-mfsgsbase", "-o", guest, "testdata/guest.c")...).CombinedOutput()
 	if err != nil {
 		t.Skipf("%v: %s", err, out)
 	}
@@ -26,7 +32,7 @@ func TestExecute(t *testing.T) {
 	if err != nil && native.ProcessState.ExitCode() < 0 {
 		t.Skip(err)
 	}
-	a := ahead{t: t, image: loadImage(t, guest, 0), blocks: map[uint64]uint32{}, entries: map[uint64]uint32{}, insts: map[uint64]uint32{}}
+	a := ahead{t: t, bias: bias, image: loadImage(t, guest, bias), blocks: map[uint64]uint32{}, entries: map[uint64]uint32{}, insts: map[uint64]uint32{}}
 	a.translate(guest)
 	translated := filepath.Join(dir, "translated")
 	if err := os.WriteFile(translated, a.link(guest), 0o777); err != nil {
@@ -55,6 +61,7 @@ var aheadLayout = Layout{Table: 0x7ffc0000, Miss: startAddr + missOff, Special: 
 // ahead is a translation of a whole program.
 type ahead struct {
 	t       *testing.T
+	bias    uint64
 	image   *image
 	code    []byte            // of the cache, at testBase
 	blocks  map[uint64]uint32 // cache addresses of bodies
@@ -70,7 +77,7 @@ func (a *ahead) translate(path string) {
 		a.t.Fatal(err)
 	}
 	defer f.Close()
-	for _, e := range append([]uint64{f.Entry}, a.image.entries...) {
+	for _, e := range append([]uint64{a.bias + f.Entry}, a.image.entries...) {
 		a.region(e, true)
 	}
 	for i := 0; i < len(a.links); i++ {
@@ -87,7 +94,7 @@ func (a *ahead) translate(path string) {
 		}
 		var in x86.Inst
 		var code [x86.MaxLen]byte
-		for pc := s.Value; pc < s.Value+s.Size; pc += uint64(in.Len) {
+		for pc := a.bias + s.Value; pc < a.bias+s.Value+s.Size; pc += uint64(in.Len) {
 			if x86.Decode(code[:a.image.ReadCode(pc, code[:])], &in) != nil {
 				break
 			}
@@ -207,9 +214,9 @@ func (a *ahead) link(path string) []byte {
 		}
 		switch p.Type {
 		case elf.PT_LOAD:
-			add(p.Type, p.Flags&^elf.PF_X, p.Vaddr, p.Memsz, data)
+			add(p.Type, p.Flags&^elf.PF_X, a.bias+p.Vaddr, p.Memsz, data)
 		case elf.PT_TLS, elf.PT_GNU_STACK:
-			add(p.Type, p.Flags, p.Vaddr, p.Memsz, data)
+			add(p.Type, p.Flags, p.Vaddr, p.Memsz, data) // the program adds the bias itself
 			segments[len(segments)-1].Align = p.Align
 		}
 	}
@@ -242,7 +249,7 @@ func (a *ahead) link(path string) []byte {
 		write(s.Prog64)
 	}
 	copy(out.Bytes(), head.Bytes())
-	a.agent(out.Bytes(), f.Entry)
+	a.agent(out.Bytes(), a.bias+f.Entry)
 	return out.Bytes()
 }
 

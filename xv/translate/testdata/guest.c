@@ -49,9 +49,9 @@ __asm__(
 	"jrcxz 2f; ud2\n"
 	"2: mov $0, %esi; cmp $1, %esi; adc %rsi, %rdi\n" // flags live across what follows
 	"push %rdi; push %rdi; call popped\n"             // ret n
-	"lea 3f(%rip), %rax; push %rax; ret\n"            // return without a call
+	"mov %rax, %r8; lea 3f(%rip), %rax; push %rax; ret\n"          // return without a call
 	"ud2\n"
-	"3: call 4f\n" // call of the next instruction
+	"3: mov %r8, %rax; call 4f\n" // call of the next instruction
 	"4: pop %rdx; lea 4b(%rip), %rcx; cmp %rcx, %rdx; jne 9f\n"
 	"mov $0x777, %ecx; call *5f(%rip); add %rcx, %rax\n" // rcx lives across calls
 	"lea add1(%rip), %rcx; call *%rcx\n"
