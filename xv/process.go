@@ -1,0 +1,167 @@
+package xv
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"xvrun/xv/virt"
+)
+
+// Stats counts what was done for a guest so far.
+type Stats = virt.Stats
+
+// session is what virt.Start returns.
+type session interface {
+	Pid() int
+	Wait() (virt.Status, error)
+	WaitAll()
+	Signal(sig syscall.Signal) error
+	SetStopHandler(f func(sig syscall.Signal))
+	Stats() virt.Stats
+	Close() error
+}
+
+// Process is a running guest: its first process and all descendants.
+type Process struct {
+	Pid int // of the first process
+
+	s     session
+	state *ProcessState
+	err   error
+	ended chan struct{} // closed when the first process has ended
+	gone  chan struct{} // closed when no process is left
+	close func() error
+}
+
+func newProcess(s session) *Process {
+	p := &Process{
+		Pid: s.Pid(), s: s, ended: make(chan struct{}), gone: make(chan struct{}),
+		close: sync.OnceValue(s.Close),
+	}
+	go p.follow()
+	return p
+}
+
+// follow serves the guest to its last process.
+func (p *Process) follow() {
+	st, err := p.s.Wait()
+	p.state, p.err = &ProcessState{pid: p.Pid, status: st.WaitStatus, usage: st.Rusage}, err
+	close(p.ended)
+	p.s.WaitAll()
+	p.close()
+	close(p.gone)
+}
+
+// Wait waits for the first process to end. The error tells that the guest
+// could not be served any further and was killed. Wait may be called by several
+// goroutines.
+func (p *Process) Wait() (*ProcessState, error) {
+	<-p.ended
+	if p.err != nil {
+		return p.state, fmt.Errorf("xv: process %d: %w", p.Pid, p.err)
+	}
+	return p.state, nil
+}
+
+// WaitAll waits until no process of the guest is left.
+func (p *Process) WaitAll() { <-p.gone }
+
+// Signal sends a signal to the first process. After its end the error is
+// os.ErrProcessDone.
+func (p *Process) Signal(sig os.Signal) error {
+	n, ok := sig.(syscall.Signal)
+	if !ok {
+		return fmt.Errorf("xv: signal %v is not a syscall.Signal", sig)
+	}
+	return p.s.Signal(n)
+}
+
+// Kill kills the first process.
+func (p *Process) Kill() error { return p.Signal(os.Kill) }
+
+// KillAll kills every process of the guest.
+func (p *Process) KillAll() error { return p.close() }
+
+// Stats returns the counters of the guest.
+func (p *Process) Stats() Stats { return p.s.Stats() }
+
+// ProcessState tells how the first process of a guest ended.
+type ProcessState struct {
+	pid    int
+	status syscall.WaitStatus
+	usage  *syscall.Rusage
+}
+
+// Pid returns the process id that the process had.
+func (s *ProcessState) Pid() int { return s.pid }
+
+// Exited reports whether the process ended by exit.
+func (s *ProcessState) Exited() bool { return s.status.Exited() }
+
+// Success reports whether the process exited with status 0.
+func (s *ProcessState) Success() bool { return s.Exited() && s.status.ExitStatus() == 0 }
+
+// ExitCode returns the exit status, or -1 if a signal killed the process.
+func (s *ProcessState) ExitCode() int {
+	if s == nil || !s.Exited() {
+		return -1
+	}
+	return s.status.ExitStatus()
+}
+
+// Signaled reports whether a signal killed the process.
+func (s *ProcessState) Signaled() bool { return s.status.Signaled() }
+
+// Signal returns the signal that killed the process, or 0.
+func (s *ProcessState) Signal() syscall.Signal {
+	if !s.Signaled() {
+		return 0
+	}
+	return s.status.Signal()
+}
+
+// Sys returns the status as wait4(2) gives it, a syscall.WaitStatus.
+func (s *ProcessState) Sys() any { return s.status }
+
+// SysUsage returns the resources used, a *syscall.Rusage.
+func (s *ProcessState) SysUsage() any { return s.usage }
+
+// UserTime returns the processor time spent in the program.
+func (s *ProcessState) UserTime() time.Duration {
+	user, _ := cpuTime(s.usage)
+	return user
+}
+
+// SystemTime returns the processor time that the kernel spent for the program.
+func (s *ProcessState) SystemTime() time.Duration {
+	_, system := cpuTime(s.usage)
+	return system
+}
+
+func (s *ProcessState) String() string {
+	switch {
+	case s == nil:
+		return "<nil>"
+	case s.Exited():
+		return fmt.Sprintf("exit status %d", s.status.ExitStatus())
+	case s.Signaled() && s.status.CoreDump():
+		return "signal: " + s.Signal().String() + " (core dumped)"
+	case s.Signaled():
+		return "signal: " + s.Signal().String()
+	}
+	return fmt.Sprintf("wait status %v", s.status)
+}
+
+// ExitError is a program that ran and did not exit with status 0.
+type ExitError struct {
+	*ProcessState
+
+	// Stderr is what the program wrote to standard error, if Output ran it and
+	// Cmd.Stderr was nil.
+	Stderr []byte
+}
+
+func (e *ExitError) Error() string { return e.ProcessState.String() }

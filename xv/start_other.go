@@ -1,0 +1,19 @@
+//go:build !linux || !amd64
+
+package xv
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"syscall"
+	"time"
+
+	"xvrun/xv/virt"
+)
+
+var start = func(*virt.Config) (session, error) {
+	return nil, fmt.Errorf("xv: guests need linux/amd64, this is %s/%s: %w", runtime.GOOS, runtime.GOARCH, errors.ErrUnsupported)
+}
+
+func cpuTime(*syscall.Rusage) (user, system time.Duration) { return 0, 0 }
