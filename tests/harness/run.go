@@ -141,6 +141,12 @@ func RunXV(t testing.TB, spec Spec) Result {
 	return runIn(newPlace(t), spec, Command(t, spec.Argv[0], spec.Argv[1:]...))
 }
 
+// RunArgv runs argv as it is, with everything else from spec.
+func RunArgv(t testing.TB, argv []string, spec Spec) Result {
+	t.Helper()
+	return runIn(newPlace(t), spec, argv)
+}
+
 // runIn runs argv in p. The guest gets a session of its own, so that it has no
 // terminal and all its processes can be found and ended.
 func runIn(p place, spec Spec, argv []string) (res Result) {

@@ -1,0 +1,109 @@
+package tests
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"xvrun/tests/harness"
+)
+
+// The virtualization region: the only place where a guest has executable pages.
+const (
+	regionStart = 0x40000000
+	regionEnd   = 0x80000000
+)
+
+// TestNoOriginalCode samples the memory maps of guests while they run, and
+// finds no executable page outside the virtualization region and the kernel's
+// vsyscall page: no original instruction can run.
+func TestNoOriginalCode(t *testing.T) {
+	harness.NeedXvrun(t)
+	bash := harness.Tool(t, "bash")
+	for _, c := range []struct {
+		name string
+		argv []string
+	}{
+		{"static", []string{harness.Guest(t, "c/threads.c", harness.Static)}},
+		{"threads", []string{harness.Guest(t, "c/threads.c", harness.PIE)}},
+		{"forks", []string{harness.Guest(t, "c/forks.c", harness.PIE)}},
+		{"signals", []string{harness.Guest(t, "c/signals.c", harness.NoPIE)}},
+		{"dlopen", []string{harness.Guest(t, "c/dlopen.c", harness.PIE, "-ldl"), "loop"}},
+		{"jit", []string{harness.Guest(t, "c/jit.c", harness.PIE)}},
+		{"go", []string{harness.Guest(t, "go/runtime.go", harness.Static)}},
+		{"shell", []string{bash, "-c", "for i in 1 2 3 4 5 6 7 8; do seq 1000 | sort | grep 7 | wc -l; (sleep 0.05); done"}},
+		{"python", []string{harness.Python(t)[0], script("py", "threads.py")}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			r := harness.Start(t, harness.Command(t, c.argv[0], c.argv[1:]...))
+			s := sampler{clean: map[image]bool{}, dirty: map[image]time.Time{}}
+			for deadline := time.Now().Add(time.Minute); len(r.Processes()) > 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+				for _, pid := range r.Guests() {
+					if err := s.sample(pid); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			ws := r.Wait(time.Minute)
+			if ws.ExitStatus() != 0 {
+				t.Errorf("%s\nstderr: %s", harness.StatusString(ws), r.Stderr.Bytes())
+			}
+			if s.samples == 0 || len(s.clean) == 0 {
+				t.Errorf("%d samples, %d clean images: the guest was not seen", s.samples, len(s.clean))
+			}
+			t.Logf("%d samples of %d images", s.samples, len(s.clean))
+		})
+	}
+}
+
+// An image is a process between two calls of execve.
+type image struct {
+	pid   int
+	start uint64
+	stack uint64 // at a random address, so it tells one image from the next
+}
+
+// A sampler judges samples. After execve the kernel itself has mapped the
+// program executable, and it takes a moment until that is gone, while the
+// process waits or runs the agent. So an image may be dirty at first, for a
+// short time, but once clean it stays so.
+type sampler struct {
+	clean   map[image]bool
+	dirty   map[image]time.Time
+	samples int
+}
+
+func (s *sampler) sample(pid int) error {
+	before, ok := harness.ReadStat(pid)
+	maps := harness.ReadMaps(pid)
+	// It may have died, been replaced or called execve meanwhile.
+	after, still := harness.ReadStat(pid)
+	if !ok || !still || before.StartTime != after.StartTime || before.StackStart != after.StackStart || len(maps) == 0 || harness.IsXvrun(pid) {
+		return nil
+	}
+	s.samples++
+	img := image{pid, before.StartTime, before.StackStart}
+	var bad []string
+	for _, m := range maps {
+		inside := m.Start >= regionStart && m.End <= regionEnd
+		if strings.Contains(m.Perms, "x") && !inside && m.Name != "[vsyscall]" {
+			bad = append(bad, fmt.Sprintf("%x-%x %s %s", m.Start, m.End, m.Perms, m.Name))
+		}
+	}
+	if len(bad) == 0 {
+		s.clean[img] = true
+		return nil
+	}
+	if s.clean[img] {
+		return fmt.Errorf("process %d has executable pages outside the region again:\n%s", pid, strings.Join(bad, "\n"))
+	}
+	first, seen := s.dirty[img]
+	if !seen {
+		s.dirty[img] = time.Now()
+	} else if time.Since(first) > 2*time.Second {
+		return fmt.Errorf("process %d has executable pages outside the region since its start:\n%s", pid, strings.Join(bad, "\n"))
+	}
+	return nil
+}
