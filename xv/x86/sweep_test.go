@@ -21,7 +21,7 @@ var full = flag.Bool("full", false, "compare with objdump over all ELF files of 
 // objdumpErrors are the cases in which objdump prints an instruction that the processor executes otherwise, or not at all.
 var objdumpErrors = map[string]string{
 	"prefixes":   "prefixes on a line of their own: they belong to the instruction that follows, which objdump decodes without them (SDM vol. 2 sec. 2.1.1, 2.2.1)",
-	"fwait":      "fwait joined with the x87 instruction that follows: two instructions (SDM vol. 2 \"WAIT/FWAIT\")",
+	"fwait":      "fwait joined with the x87 instruction, or the prefixes, that follow: two instructions (SDM vol. 2 \"WAIT/FWAIT\")",
 	"lock":       "LOCK with an instruction or operand that does not take it: #UD (SDM vol. 2 \"LOCK\")",
 	"mov cs":     "mov to cs: #UD (SDM vol. 2 \"MOV\")",
 	"vex prefix": "LOCK, 66, F2, F3 or REX before VEX, EVEX or XOP: #UD (SDM vol. 2 sec. 2.3.2 to 2.3.4, 2.7.11; APM vol. 3 sec. 1.9)",
@@ -113,6 +113,9 @@ func (t *tally) compare(file string, l *line) {
 		t.known["prefixes"]++
 		t.pending = bytes.Clone(l.code)
 		return
+	}
+	if name == "fwait" && err == ErrTruncated {
+		return // fwait joined with the prefixes of the next instruction
 	}
 	if err != nil {
 		if reason := errorReason(&in, err); reason != "" {
