@@ -64,7 +64,9 @@ type Limits struct {
 	Blocks int    // 0: DefaultBlocks
 	Bytes  int    // original bytes; 0: DefaultBytes
 	Reach  uint64 // branch targets further than this from the entry are not followed; 0: DefaultReach
-	// Stop, if set, reports that addr is already translated elsewhere: the region ends there with a link.
+	// Stop, if set, reports that addr is already translated elsewhere: the region ends there with a link. It is
+	// asked of every instruction but the first, since code that is translated twice has return sites that only
+	// one of the copies returns to as the processor predicts.
 	Stop func(addr uint64) bool
 }
 

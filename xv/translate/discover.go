@@ -127,7 +127,7 @@ func (e *explorer) run(addr uint64) error {
 			e.lead(s.step)
 			break
 		}
-		if pc != addr && (e.bytes >= e.lim.Bytes || pc%Align == 0 && e.stop(pc)) {
+		if pc != addr && (e.bytes >= e.lim.Bytes || e.stop(pc)) {
 			break
 		}
 		if err := e.decode(pc); err != nil {

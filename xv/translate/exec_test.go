@@ -32,7 +32,7 @@ func execute(t *testing.T, bias uint64, flags ...string) {
 	if err != nil && native.ProcessState.ExitCode() < 0 {
 		t.Skip(err)
 	}
-	a := ahead{t: t, bias: bias, image: loadImage(t, guest, bias), blocks: map[uint64]uint32{}, entries: map[uint64]uint32{}, insts: map[uint64]uint32{}}
+	a := ahead{t: t, bias: bias, image: loadImage(t, guest, bias), blocks: map[uint64]uint32{}, entries: map[uint64]uint32{}, insts: map[uint64]uint32{}, returns: map[uint64]uint32{}}
 	a.translate(guest)
 	translated := filepath.Join(dir, "translated")
 	if err := os.WriteFile(translated, a.link(guest), 0o777); err != nil {
@@ -67,6 +67,7 @@ type ahead struct {
 	blocks  map[uint64]uint32 // cache addresses of bodies
 	entries map[uint64]uint32 // of D
 	insts   map[uint64]uint32 // of all instructions
+	returns map[uint64]uint32 // of return sites, where the processor expects that a return goes
 	links   []Link            // offsets are from testBase
 	buf     Buffer
 }
@@ -156,6 +157,11 @@ func (a *ahead) region(entry uint64, called bool) {
 		l.Off += base - testBase
 		a.links = append(a.links, l)
 	}
+	for _, e := range frag.Returns {
+		if _, ok := a.returns[e.Addr]; !ok {
+			a.returns[e.Addr] = base + e.Off
+		}
+	}
 	if called {
 		a.entries[entry] = base + frag.DirectCallEntry
 	}
@@ -192,7 +198,11 @@ func (a *ahead) link(path string) []byte {
 	tableJ, tableC := make([]byte, 4*size), make([]byte, 4*size)
 	for pc, body := range a.insts {
 		at := 4 * (pc - lo)
-		binary.LittleEndian.PutUint32(tableJ[at:], a.place(EmitJumpEntry(a.next(), body)))
+		jump, ok := a.returns[pc]
+		if !ok {
+			jump = a.place(EmitJumpEntry(a.next(), body))
+		}
+		binary.LittleEndian.PutUint32(tableJ[at:], jump)
 		binary.LittleEndian.PutUint32(tableC[at:], a.place(EmitCallEntry(a.next(), body)))
 	}
 	f, err := elf.Open(path)
