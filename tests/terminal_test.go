@@ -19,10 +19,11 @@ func openShell(t *testing.T, flags ...string) *harness.Terminal {
 }
 
 // ask types a command and waits for its output, which must not be a part of
-// the command, for the terminal echoes that.
-func ask(term *harness.Terminal, command, want string) string {
+// the command, for the terminal echoes that; then for the prompt.
+func ask(term *harness.Terminal, command, want string) {
 	term.Type(command + "\n")
-	return term.Expect(want)
+	term.Expect(want)
+	term.Expect("ready> ")
 }
 
 func TestTerminal(t *testing.T) {
@@ -55,7 +56,7 @@ func terminalCommands(t *testing.T) {
 	ask(term, "tty", "/dev/pts/[0-9]+")
 	ask(term, "test -t 0 && test -t 1 && test -t 2 && echo all$((3*3))", "all9")
 	ask(term, "ls /dev/null | cat; (exit 3); echo st$?", "st3")
-	ask(term, "stty -a | grep -c speed", "\n1")
+	ask(term, "stty -a | grep -c speed", "1")
 	term.Type("read -s x; echo got-${#x}\n")
 	time.Sleep(200 * time.Millisecond)
 	term.Type("secret\n")
@@ -83,11 +84,10 @@ func terminalInterrupt(t *testing.T) {
 	for range 3 {
 		term.Type("echo go$((4+4)); sleep 1000\n")
 		term.Expect("go8")
-		time.Sleep(200 * time.Millisecond)
+		term.Foreground("sleep")
 		term.Type("\x03")
 		term.Expect("ready> ")
 		ask(term, "echo st$?", "st130")
-		term.Expect("ready> ")
 	}
 	// A loop of the shell itself, and a line that is given up.
 	term.Type("echo go$((4+4)); while :; do :; done\n")
@@ -109,7 +109,7 @@ func terminalQuit(t *testing.T) {
 	term := openShell(t, "--noediting")
 	term.Type("echo go$((4+4)); sleep 1000\n")
 	term.Expect("go8")
-	time.Sleep(200 * time.Millisecond)
+	term.Foreground("sleep")
 	term.Type("\x1c")
 	term.Expect("ready> ")
 	ask(term, "echo st$?", "st131")
@@ -119,25 +119,23 @@ func terminalStop(t *testing.T) {
 	term := openShell(t, "--noediting")
 	term.Type("echo go$((4+4)); sleep 1\n")
 	term.Expect("go8")
-	time.Sleep(200 * time.Millisecond)
+	term.Foreground("sleep")
 	term.Type("\x1a")
 	term.Expect("Stopped")
 	term.Expect("ready> ")
 	ask(term, "jobs", "Stopped.*sleep")
-	term.Expect("ready> ")
 	term.Type("fg; echo back$?\n")
 	term.Expect("back0")
 	// Stop, go on in the background, wait.
 	term.Expect("ready> ")
 	term.Type("sleep 1; echo slept$((6*7))\n")
-	time.Sleep(200 * time.Millisecond)
+	term.Foreground("sleep")
 	term.Type("\x1a")
 	term.Expect("Stopped")
 	term.Expect("ready> ")
 	ask(term, "bg", "sleep 1.*&")
 	ask(term, "wait; echo st$?", "st0")
 	// A pipeline stops and resumes as a whole.
-	term.Expect("ready> ")
 	term.Type("(for i in 1 2 3 4 5 6 7 8; do echo n$i; sleep 0.1; done) | cat; echo end$((1+1))\n")
 	term.Expect("n2")
 	term.Type("\x1a")
@@ -152,12 +150,11 @@ func terminalBackground(t *testing.T) {
 	// A background job that reads the terminal is stopped.
 	term.Type("cat &\n")
 	term.Expect("ready> ")
-	time.Sleep(300 * time.Millisecond)
+	term.State("cat", 'T')
 	ask(term, "jobs", "Stopped.*cat")
-	term.Expect("ready> ")
 	term.Type("fg\n")
 	term.Expect("cat")
-	time.Sleep(200 * time.Millisecond)
+	term.Foreground("cat")
 	term.Type("typed\n")
 	term.Expect("typed\r\ntyped")
 	term.Type("\x04")
@@ -247,7 +244,6 @@ func terminalInterruptXvrun(t *testing.T) {
 		term.Type(c.key)
 		term.Expect("ready> ")
 		ask(term, "echo st$?", c.status)
-		term.Expect("ready> ")
 	}
 	// A guest that catches the signal gets it once.
 	term.Type(under(t, harness.Tool(t, "bash"), "-c", `trap "echo int" INT; echo go$((4+4)); for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1; done; echo end; exit 5`) + "\n")
@@ -259,7 +255,6 @@ func terminalInterruptXvrun(t *testing.T) {
 		t.Errorf("the guest got the signal more than once: %q", got)
 	}
 	ask(term, "echo st$?", "st5")
-	term.Expect("ready> ")
 	// Killed from outside while it is in the background.
 	term.Type(under(t, stay, "sleep") + " &\n")
 	term.Expect("ready\r")

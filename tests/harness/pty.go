@@ -139,6 +139,40 @@ func (term *Terminal) Expect(pattern string) string {
 	}
 }
 
+// Foreground waits until a process of this name leads the terminal's
+// foreground group: signals from the keyboard reach it now.
+func (term *Terminal) Foreground(name string) {
+	term.t.Helper()
+	term.Until(name+" in the foreground", func() bool {
+		var group int32
+		return ioctl(term.master, syscall.TIOCGPGRP, unsafe.Pointer(&group)) == nil && Comm(int(group)) == name
+	})
+}
+
+// State waits until a process of this name is in a state of /proc/PID/stat.
+func (term *Terminal) State(name string, state byte) {
+	term.t.Helper()
+	term.Until(fmt.Sprintf("%s in state %c", name, state), func() bool {
+		for _, pid := range Processes(term.token, term.Pid()) {
+			if st, ok := ReadStat(pid); ok && st.State == state && Comm(pid) == name {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// Until waits for a condition.
+func (term *Terminal) Until(what string, ok func() bool) {
+	term.t.Helper()
+	const limit = 20 * time.Second
+	for deadline := time.Now().Add(limit); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			term.t.Fatalf("no %s within %v; the terminal shows:\n%s\n%s", what, limit, term.out.Bytes(), Dump(term.token, term.Pid()))
+		}
+	}
+}
+
 // Wait waits for the end of the session's leader.
 func (term *Terminal) Wait(limit time.Duration) syscall.WaitStatus {
 	term.t.Helper()
