@@ -22,10 +22,7 @@ func (th *thread) linkMiss() {
 	s.counters.linkMisses.Add(1)
 	stub := uint32(th.ctx.u64(abi.Stub))
 	regs := th.ctx.registers()
-	as := th.p.as
-	as.mu.RLock()
-	resume, target, isCall, err := as.code.space.TakeLink(codeReader{th}, stub)
-	as.mu.RUnlock()
+	resume, target, isCall, err := th.takeLink(stub)
 	if s.cfg.Trace != nil {
 		s.trace("%d: branch to %#x: %#x %v", th.tid, target, resume, errText(err))
 	}
@@ -49,6 +46,27 @@ func (th *thread) linkMiss() {
 	}
 }
 
+// takeLink binds the link of an exit stub. If the cache is full the branch is answered without
+// binding it, since the stub's memory may be used again meanwhile.
+func (th *thread) takeLink(stub uint32) (resume uint32, target uint64, isCall bool, err error) {
+	as := th.p.as
+	func() {
+		c := as.enter()
+		defer as.exit()
+		th.looked = c.generation.Load()
+		resume, target, isCall, err = c.space.TakeLink(codeReader{th}, stub)
+	}()
+	if !errors.Is(err, tcache.ErrFull) {
+		return resume, target, isCall, err
+	}
+	if isCall {
+		resume, err = th.lookup(func(sp *tcache.Space) (uint32, error) { return sp.FillCall(codeReader{th}, target) })
+	} else {
+		resume, err = th.jump(target)
+	}
+	return resume, target, isCall, err
+}
+
 // timed counts the time that a miss took.
 func (th *thread) timed(start time.Time) {
 	th.p.s.counters.translation.Add(int64(time.Since(start)))
@@ -57,14 +75,6 @@ func (th *thread) timed(start time.Time) {
 // jump returns the cache address at which th can continue at the original address orig.
 func (th *thread) jump(orig uint64) (uint32, error) {
 	return th.lookup(func(sp *tcache.Space) (uint32, error) { return sp.Jump(codeReader{th}, orig) })
-}
-
-// lookup asks the translation cache, and waits for room in it when it is full.
-func (th *thread) lookup(f func(*tcache.Space) (uint32, error)) (uint32, error) {
-	as := th.p.as
-	as.mu.RLock()
-	defer as.mu.RUnlock()
-	return f(as.code.space)
 }
 
 // resumeAt lets th continue with the original state regs.
@@ -121,7 +131,8 @@ func errText(err error) string {
 func (th *thread) special() {
 	s := th.p.s
 	stub := uint32(th.ctx.u64(abi.Stub))
-	addr, ok := th.p.as.code.space.SpecialAt(stub)
+	addr, ok := th.p.as.enter().space.SpecialAt(stub)
+	th.p.as.exit()
 	if !ok {
 		s.fail(th.p, fmt.Errorf("process %d: %#x is no exit stub: the guest damaged its thread context", th.p.pid, stub))
 		return

@@ -28,11 +28,11 @@ func (as *addressSpace) reserved(lo, hi uint64) bool {
 	if lo < abi.TableEnd && hi > abi.Agent {
 		return true
 	}
-	as.mu.RLock()
-	defer as.mu.RUnlock()
-	as.code.farMu.RLock()
-	defer as.code.farMu.RUnlock()
-	for _, f := range as.code.far {
+	c := as.enter()
+	defer as.exit()
+	c.farMu.RLock()
+	defer c.farMu.RUnlock()
+	for _, f := range c.far {
 		for _, at := range []uint64{f.lo, f.lo + 1<<30} {
 			if start := abi.Table + 4*at; lo < start+4*(f.hi-f.lo) && hi > start {
 				return true
@@ -79,9 +79,8 @@ func (th *thread) loseCode(lo, hi uint64) {
 		}
 	}
 	as.rangesMu.Unlock()
-	as.mu.RLock()
-	as.code.space.Invalidate(lo, hi)
-	as.mu.RUnlock()
+	as.enter().space.Invalidate(lo, hi)
+	as.exit()
 }
 
 // gainCode makes [lo, hi) executable with the protection that the guest sees.
@@ -379,9 +378,9 @@ func (as *addressSpace) isProtected(addr uint64) bool {
 
 // unprotect drops the translations of [lo, hi) and makes its pages writable again.
 func (as *addressSpace) unprotect(th *thread, lo, hi uint64) {
-	as.mu.RLock()
-	defer as.mu.RUnlock()
-	as.code.space.InvalidateThen(lo, hi, func() {
+	c := as.enter()
+	defer as.exit()
+	c.space.InvalidateThen(lo, hi, func() {
 		for page := lo; page < hi; page += pageSize {
 			as.rangesMu.Lock()
 			_, ok := as.protected[page]
@@ -424,7 +423,8 @@ const maxFar = 1 << 30
 // coverFar maps lookup tables for code outside the near zone. Without them every indirect branch there
 // traps, so what goes wrong here costs speed only.
 func (th *thread) coverFar(lo, hi uint64) {
-	c := th.p.as.code
+	c := th.p.as.enter()
+	defer th.p.as.exit()
 	c.farMu.RLock()
 	for _, f := range c.far {
 		if lo < f.hi && f.lo < hi {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -35,10 +36,16 @@ type thread struct {
 	dead atomic.Bool
 	bell *bell
 
-	blocked       uint64 // signals that instructions raise, which the guest blocks and the kernel doesn't
-	mask          uint64 // the kernel's mask while the guest runs
-	alt           signalStack
-	resuming      registers          // what the agent was last told to continue with, rip original
+	blocked  uint64 // signals that instructions raise, which the guest blocks and the kernel doesn't
+	mask     uint64 // the kernel's mask while the guest runs
+	alt      signalStack
+	resuming registers     // what the agent was last told to continue with, rip original
+	looked   uint64        // generation of the cache at the last lookup
+	answered atomic.Uint64 // the same of the last answer
+	parked   atomic.Bool   // the handler waits for room in the cache
+	away     atomic.Bool   // in a system call that the supervisor passed on
+	kicked   time.Time     // when kick was last called; guarded by the cache's lock
+
 	done          func(result int64) // continues the request when Call is done
 	starting      func()             // what the first request of the thread does
 	pendingFaults []siginfo          // blocked in th.blocked, sent by processes

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -23,6 +24,9 @@ type bell struct {
 	asleep  *atomic.Uint32 // servers that sleep on head; only they write it
 	count   atomic.Int32   // servers
 	servers sync.WaitGroup
+
+	mu    sync.Mutex
+	queue []*thread // taken off the list, not answered yet
 }
 
 // maxServers bounds the servers of one doorbell. More than one is needed only while one waits for a
@@ -64,21 +68,25 @@ func (b *bell) serve() {
 	cpus.Set(b.cpu)
 	unix.SchedSetaffinity(0, &cpus) // a CPU that went away since: unpinned works too
 	for !b.s.closed.Load() || len(b.s.alive()) > 0 {
-		slot := b.head.Swap(0)
-		if slot == 0 {
-			b.asleep.Add(1)
-			if b.head.Load() == 0 {
-				futexWait(b.head, 0, &unix.Timespec{Sec: 1})
-			}
-			b.asleep.Add(^uint32(0))
+		if slot := b.head.Swap(0); slot != 0 {
+			b.take(slot)
+		}
+		if th := b.next(); th != nil {
+			th.bell = b
+			th.handle()
 			continue
 		}
-		b.answer(slot)
+		b.asleep.Add(1)
+		if b.head.Load() == 0 {
+			futexWait(b.head, 0, &unix.Timespec{Sec: 1})
+		}
+		b.asleep.Add(^uint32(0))
 	}
 }
 
-// answer handles the list of requests that begins with slot. The guest may have damaged the list.
-func (b *bell) answer(slot uint32) {
+// take queues the list of requests that begins with slot, in order of arrival. The guest may have
+// damaged the list.
+func (b *bell) take(slot uint32) {
 	var list []*thread
 	for n := 0; slot != 0 && n < abi.MaxSlots; n++ {
 		th := b.s.thread(slot)
@@ -88,15 +96,34 @@ func (b *bell) answer(slot uint32) {
 		list = append(list, th)
 		slot = th.ctx.u32(abi.Link)
 	}
-	for i := len(list) - 1; i >= 0; i-- { // in order of arrival
-		list[i].bell = b
-		list[i].handle()
+	slices.Reverse(list)
+	b.mu.Lock()
+	b.queue = append(b.queue, list...)
+	b.mu.Unlock()
+}
+
+// next takes a request off the queue.
+func (b *bell) next() *thread {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.queue) == 0 {
+		return nil
 	}
+	th := b.queue[0]
+	b.queue = b.queue[1:]
+	return th
 }
 
 // spare makes sure that the doorbell is served while the caller, one of its servers, waits.
 func (b *bell) spare() {
-	if b.asleep.Load() == 0 && b.count.Load() < maxServers {
+	if b.asleep.Load() > 0 {
+		b.mu.Lock()
+		waiting := len(b.queue) > 0
+		b.mu.Unlock()
+		if waiting {
+			futexWake(b.head)
+		}
+	} else if b.count.Load() < maxServers {
 		b.start()
 	}
 }
@@ -126,6 +153,7 @@ func (th *thread) handle() {
 		return // rung without a request
 	}
 	th.p.s.counters.handoffs.Add(1)
+	th.away.Store(false)
 	switch kind := th.ctx.u32(abi.Kind); kind {
 	case abi.KindMiss:
 		th.linkMiss()
@@ -150,6 +178,13 @@ func (th *thread) handle() {
 
 // reply answers the request with op, after count system calls of the vector.
 func (th *thread) reply(op uint32, count int) {
+	switch op {
+	case abi.OpGate, abi.OpClone, abi.OpExec:
+		th.away.Store(true)
+	case abi.OpRemote:
+	default:
+		th.answered.Store(th.looked)
+	}
 	th.ctx.setU32(abi.Count, uint32(count))
 	th.ctx.setU32(abi.Op, op)
 	state := word32(th.ctx.mem, abi.State)

@@ -34,6 +34,10 @@ func (th *thread) signal() {
 	if s.cfg.Trace != nil {
 		s.trace("%d: signal %d code %d address %#x at %#x, original %#x", th.tid, si.signo(), si.code(), si.addr(), f.reg(frRIP), regs.rip)
 	}
+	if si.code() == kickCode && unix.Signal(si.signo()) == unix.SIGTRAP {
+		th.returnTo(f, regs)
+		return
+	}
 	if th.isFault(&si) {
 		if th.handleTrap(f, &si, regs, exact) {
 			return
@@ -112,7 +116,8 @@ func (th *thread) originalInCache(f frame, regs registers) (registers, position,
 	addr := uint32(regs.rip)
 	trapped := unix.Signal(th.ctx.u32(abi.SigNo)) == unix.SIGTRAP && f.reg(frTrap) == trapBP
 	pos := atCode
-	space := th.p.as.code.space
+	space := th.p.as.enter().space
+	defer th.p.as.exit()
 	if trapped { // after the int3
 		addr--
 		if space.IsStale(addr) {
@@ -153,7 +158,8 @@ func (th *thread) originalInAgent(regs registers) (registers, position, error) {
 	switch place {
 	case agent.AtMiss, agent.AtSpecial:
 		stub := uint32(th.ctx.u64(abi.Stub))
-		rec, ok := th.p.as.code.space.Recover(stub)
+		rec, ok := th.p.as.enter().space.Recover(stub)
+		th.p.as.exit()
 		if !ok {
 			return regs, atOther, fmt.Errorf("process %d: %#x is no exit stub: the guest damaged its thread context", th.p.pid, stub)
 		}
@@ -296,7 +302,7 @@ func (th *thread) writeTrap(f frame, addr uint64, regs registers) {
 	}
 	// The instruction lies in the page that it writes: translating it as usual would protect the page
 	// again. It runs alone, from a translation that is used once.
-	cache, err := th.lookup(func(sp *tcache.Space) (uint32, error) { return sp.Jump(rawReader{th}, regs.rip) })
+	cache, err := th.lookup(func(sp *tcache.Space) (uint32, error) { return sp.Once(rawReader{th}, regs.rip) })
 	if err != nil {
 		th.deliver(f, th.faultSignal(regs.rip, err), regs)
 		return

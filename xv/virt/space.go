@@ -23,8 +23,9 @@ type addressSpace struct {
 
 	// mu is held for reading while a miss is answered, and for writing while the code of the address
 	// space gets a cache of its own.
-	mu   sync.RWMutex
-	code *codeSpace
+	mu     sync.RWMutex
+	code   *codeSpace
+	closed bool // no process is left
 
 	rangesMu  sync.RWMutex
 	ranges    ranges              // memory that the guest may execute; the kernel's mappings are never executable
@@ -50,15 +51,15 @@ const nearImages = 0x1000_0000
 // fork copies the address space for a process that got a copy of the memory. The translations are
 // shared until one of the two changes what it may execute.
 func (as *addressSpace) fork() *addressSpace {
-	as.mu.RLock()
-	defer as.mu.RUnlock()
+	code := as.enter()
+	defer as.exit()
 	as.rangesMu.RLock()
 	defer as.rangesMu.RUnlock()
-	child := &addressSpace{s: as.s, code: as.code, ranges: as.ranges.clone(), nearNext: as.nearNext, protected: map[uint64]struct{}{}}
+	child := &addressSpace{s: as.s, code: code, ranges: as.ranges.clone(), nearNext: as.nearNext, protected: map[uint64]struct{}{}}
 	for page := range as.protected {
 		child.protected[page] = struct{}{}
 	}
-	as.code.users.Add(1)
+	code.users.Add(1)
 	child.users.Store(1)
 	return child
 }
@@ -66,9 +67,24 @@ func (as *addressSpace) fork() *addressSpace {
 // leave is called when a process no longer uses the address space.
 func (as *addressSpace) leave() {
 	if as.users.Add(-1) == 0 {
+		as.mu.Lock() // a handler of a thread that has just died may still be at work
+		as.closed = true
 		as.code.leave()
+		as.mu.Unlock()
 	}
 }
+
+// enter keeps the translations from going away until exit. It panics with gone when they are no more.
+func (as *addressSpace) enter() *codeSpace {
+	as.mu.RLock()
+	if as.closed {
+		as.mu.RUnlock()
+		panic(gone{})
+	}
+	return as.code
+}
+
+func (as *addressSpace) exit() { as.mu.RUnlock() }
 
 // executable returns the range that contains addr, if the guest may execute there.
 func (as *addressSpace) executable(addr uint64) (codeRange, bool) {
@@ -87,6 +103,9 @@ type codeSpace struct {
 	far    []farTable
 	space  *tcache.Space
 	users  atomic.Int32
+
+	generation atomic.Uint64 // how often stale memory of the cache was asked for
+	asked      map[uint32]uint64 // generation in which the memory at an address was first asked for; guarded by the cache's lock
 }
 
 // farTable is the tables' part for code outside the near zone.
@@ -101,7 +120,7 @@ type farTable struct {
 const translateAhead = 4 << 10
 
 func (s *Session) newCodeSpace() (*codeSpace, error) {
-	c := &codeSpace{s: s}
+	c := &codeSpace{s: s, asked: map[uint32]uint64{}}
 	c.users.Store(1)
 	var err error
 	if c.cache, err = newShared("xv-cache", s.cacheSize(), true); err != nil {
@@ -246,16 +265,16 @@ const pageSize = 4096
 // changes. th is one of its threads. Other threads of it may run meanwhile: the copy has the same bytes
 // at the same addresses.
 func (as *addressSpace) privatize(th *thread) error {
-	if as.code.users.Load() == 1 {
-		return nil
-	}
 	as.mu.Lock()
 	defer as.mu.Unlock()
+	if as.closed {
+		panic(gone{})
+	}
 	old := as.code
 	if old.users.Load() == 1 {
 		return nil
 	}
-	c := &codeSpace{s: as.s}
+	c := &codeSpace{s: as.s, asked: map[uint32]uint64{}}
 	c.users.Store(1)
 	var err error
 	if c.cache, err = newShared("xv-cache", len(old.cache.view), true); err != nil {
@@ -344,6 +363,3 @@ func (th *thread) putString(off int, s string) {
 	n := copy(b, s)
 	b[n] = 0
 }
-
-// quiesce is asked before stale cache memory is used again.
-func (c *codeSpace) quiesce(lo, hi uint32) bool { return false }
