@@ -1,0 +1,194 @@
+// Command xvrun runs an unmodified Linux x86-64 program under dynamic binary
+// translation.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime/debug"
+	"strings"
+
+	"xvrun/loader"
+	"xvrun/xv"
+)
+
+// exitOwn is the exit status of xvrun's own failures.
+const exitOwn = 125
+
+const usage = `xvrun runs a program under dynamic binary translation.
+
+usage: xvrun [flags] [--] program [argument ...]
+
+flags:
+  -v         trace translation and system calls, on standard error
+  -stats     print counters when the program has ended, on standard error
+  -o FILE    write the trace and the counters to FILE instead
+  -version   print the version
+  -h         print this text
+
+examples:
+  xvrun ls -l /
+  xvrun -stats python3 -c 'print(sum(range(1000)))'
+  xvrun -v -o trace.txt ./program
+  xvrun -- ./-odd-name
+
+The exit status is the program's; if a signal kills the program, xvrun dies by
+the same signal. xvrun's own failures are 125, a program that cannot be executed
+is 126, one that is not found 127.
+`
+
+// options are what the command line asks for.
+type options struct {
+	verbose, stats, version, help bool
+	output                        string
+	program                       []string
+}
+
+func parse(args []string) (*options, error) {
+	o := &options{}
+	f := flag.NewFlagSet("xvrun", flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	f.Usage = func() {}
+	f.BoolVar(&o.verbose, "v", false, "")
+	f.BoolVar(&o.stats, "stats", false, "")
+	f.BoolVar(&o.version, "version", false, "")
+	f.StringVar(&o.output, "o", "", "")
+	err := f.Parse(args)
+	o.program = f.Args()
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		o.help = true
+	case err != nil:
+		return nil, fmt.Errorf("%w (xvrun -h explains)", err)
+	case o.output != "" && !o.verbose && !o.stats:
+		return nil, errors.New("-o without -v or -stats has nothing to write")
+	case !o.version && len(o.program) == 0:
+		return nil, errors.New("no program given (xvrun -h explains)")
+	}
+	return o, nil
+}
+
+func main() {
+	finish(run(os.Args[1:]))
+}
+
+// outcome is how xvrun ends: with a status, or by a signal.
+type outcome struct {
+	status int
+	state  *xv.ProcessState // of a guest that ended; nil: status counts
+}
+
+// run does everything but end the process, so that deferred calls are made.
+func run(args []string) (end outcome) {
+	defer func() {
+		if r := recover(); r != nil {
+			end = fail(fmt.Errorf("internal error: %v", r))
+		}
+	}()
+	inherited := inherit() // before anything opens a file or handles a signal
+	o, err := parse(args)
+	if err != nil {
+		return fail(err)
+	}
+	switch {
+	case o.help:
+		return show(usage)
+	case o.version:
+		return show("xvrun " + version() + "\n")
+	}
+	report := os.Stderr
+	if o.output != "" {
+		if report, err = os.Create(o.output); err != nil {
+			return fail(err)
+		}
+		defer report.Close()
+	}
+
+	cmd := xv.Command(o.program[0], o.program[1:]...)
+	if errors.Is(cmd.Err, exec.ErrDot) {
+		cmd.Err = nil // execvp honours a "." in PATH
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	inherited.pass(cmd)
+	if o.verbose {
+		cmd.Trace = report
+	}
+	m := newMirror(cmd)
+	if err := cmd.Start(); err != nil {
+		return fail(err)
+	}
+	m.follow()
+	err = cmd.Wait()
+	if _, ended := errors.AsType[*xv.ExitError](err); err != nil && !ended {
+		return fail(fmt.Errorf("%q: %w", o.program[0], err))
+	}
+	// Native descendants would live on; under translation they need xvrun.
+	cmd.Process.WaitAll()
+	if o.stats {
+		printStats(report, cmd.Process.Stats())
+	}
+	return outcome{state: cmd.ProcessState}
+}
+
+// fail reports an error in one line and gives its exit status.
+func fail(err error) outcome {
+	text := strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
+	fmt.Fprintf(os.Stderr, "xvrun: %s\n", text)
+	e, ok := errors.AsType[*loader.Error](err)
+	switch {
+	case !ok:
+		return outcome{status: exitOwn}
+	case e.ExitStatus == 0:
+		return outcome{status: loader.ExitCannotExecute}
+	}
+	return outcome{status: e.ExitStatus}
+}
+
+func show(text string) outcome {
+	if _, err := io.WriteString(os.Stdout, text); err != nil {
+		return fail(err)
+	}
+	return outcome{}
+}
+
+// version is that of the module, or the revision that was built.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "(unknown)"
+	}
+	v := info.Main.Version
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && v == "(devel)" {
+			v += " " + s.Value
+		}
+	}
+	return v + " " + info.GoVersion
+}
+
+func printStats(w io.Writer, s xv.Stats) {
+	for _, line := range []struct {
+		name  string
+		value any
+	}{
+		{"regions translated", s.Regions},
+		{"instructions in them", s.Instructions},
+		{"cache bytes", s.CacheBytes},
+		{"cache flushes", s.Flushes},
+		{"misses: direct branches", s.LinkMisses},
+		{"misses: jumps and returns", s.JumpMisses},
+		{"misses: calls", s.CallMisses},
+		{"hand-offs", s.Handoffs},
+		{"traps", s.Traps},
+		{"system calls handled", s.SystemCalls},
+		{"time in translation", s.TranslationTime},
+		{"processes", s.Processes},
+		{"threads", s.Threads},
+	} {
+		fmt.Fprintf(w, "%-26s %v\n", line.name, line.value)
+	}
+}

@@ -1,0 +1,30 @@
+//go:build !linux || !amd64
+
+package main
+
+import (
+	"os"
+
+	"xvrun/xv"
+)
+
+// Guests cannot be started here, so nothing of them can be mirrored.
+
+type inheritance struct{}
+
+func inherit() *inheritance { return &inheritance{} }
+
+func (*inheritance) pass(*xv.Cmd) {}
+
+type mirror struct{}
+
+func newMirror(*xv.Cmd) *mirror { return &mirror{} }
+
+func (*mirror) follow() {}
+
+func finish(end outcome) {
+	if end.state != nil {
+		os.Exit(end.state.ExitCode())
+	}
+	os.Exit(end.status)
+}

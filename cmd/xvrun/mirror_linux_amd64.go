@@ -1,0 +1,195 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"xvrun/xv"
+)
+
+// mirror makes xvrun look to its parent as the program does: signals sent to
+// xvrun reach the program, and what stops or ends the program stops or ends
+// xvrun.
+//
+// The program is in xvrun's process group, so the terminal's signals reach it
+// without help; only those that somebody sends to xvrun itself are passed on.
+// The kernel tells them apart in si_code, which package os/signal drops, so
+// the signals of the terminal get a handler that notes it down first.
+type mirror struct {
+	cmd     *xv.Cmd
+	signals chan os.Signal
+}
+
+// fromTerminal are the signals that a terminal generates for a process group.
+var fromTerminal = []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU}
+
+// newMirror handles signals from now on. Call follow when the program runs.
+func newMirror(cmd *xv.Cmd) *mirror {
+	m := &mirror{cmd: cmd, signals: make(chan os.Signal, 64)}
+	// SIGPIPE only so that a trace into a broken pipe doesn't end xvrun.
+	list := []os.Signal{
+		syscall.SIGHUP, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM,
+		syscall.SIGVTALRM, syscall.SIGIO, syscall.SIGPWR, syscall.SIGCONT, syscall.SIGPIPE,
+	}
+	for _, s := range fromTerminal {
+		list = append(list, s)
+	}
+	for n := 34; n <= lastSignal; n++ { // the C libraries' real-time signals
+		list = append(list, syscall.Signal(n))
+	}
+	signal.Notify(m.signals, list...)
+	for _, s := range fromTerminal {
+		noteOrigin(s)
+	}
+	cmd.OnStop = stopSelf
+	return m
+}
+
+// follow passes signals on until the process ends.
+func (m *mirror) follow() {
+	go func() {
+		for s := range m.signals {
+			m.take(s.(syscall.Signal))
+		}
+	}()
+}
+
+func (m *mirror) take(sig syscall.Signal) {
+	switch sig {
+	case syscall.SIGPIPE:
+		return
+	case syscall.SIGCONT:
+		// A shell continues the whole group. Only a program in another group,
+		// such as a job-control shell, is still stopped now.
+		if !stopped(m.cmd.Process.Pid) {
+			return
+		}
+	case syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU:
+		if sentByKernel(sig) && alive(m.cmd) {
+			return
+		}
+	}
+	err := m.cmd.Process.Signal(sig)
+	if !errors.Is(err, os.ErrProcessDone) {
+		return
+	}
+	switch sig {
+	case syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM:
+		// The program has ended and xvrun waits for its descendants.
+		m.cmd.Process.KillAll()
+	}
+}
+
+// alive reports whether the program itself still runs; descendants may outlive it.
+func alive(cmd *xv.Cmd) bool {
+	return !errors.Is(cmd.Process.Signal(syscall.Signal(0)), os.ErrProcessDone)
+}
+
+// stopped reports whether a process is stopped (proc_pid_stat(5): state T).
+func stopped(pid int) bool {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return false
+	}
+	end := bytes.LastIndex(text, []byte(") "))
+	return end >= 0 && len(text) > end+2 && text[end+2] == 'T'
+}
+
+// sigaction is the kernel's struct (rt_sigaction(2)).
+type sigaction struct {
+	handler, flags, restorer uintptr
+	mask                     uint64
+}
+
+const sigDfl = 0 // SIG_DFL
+
+func setAction(sig syscall.Signal, act, old *sigaction) error {
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(sig),
+		uintptr(unsafe.Pointer(act)), uintptr(unsafe.Pointer(old)), unsafe.Sizeof(act.mask), 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// stopSelf stops xvrun as the program was stopped, so that a shell sees the
+// same status, and returns when xvrun was continued.
+func stopSelf(sig syscall.Signal) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var old sigaction
+	restore := sig != syscall.SIGSTOP && setAction(sig, &sigaction{handler: sigDfl}, &old) == nil
+	raise(sig)
+	if restore {
+		setAction(sig, &old, nil)
+	}
+}
+
+// raise sends a signal to the calling thread, for which it is delivered before
+// the system call returns.
+func raise(sig syscall.Signal) {
+	syscall.RawSyscall(syscall.SYS_TGKILL, uintptr(syscall.Getpid()), uintptr(syscall.Gettid()), uintptr(sig))
+}
+
+// finish ends xvrun as the program ended.
+func finish(end outcome) {
+	if end.state == nil {
+		os.Exit(end.status)
+	}
+	if !end.state.Signaled() {
+		os.Exit(end.state.ExitCode())
+	}
+	dieBy(end.state.Signal())
+}
+
+// dieBy ends xvrun by a signal. A core file of xvrun would be of no use, and
+// would replace that of the program: the limit prevents a file, and the
+// attribute also a dump into a pipe (core(5)).
+func dieBy(sig syscall.Signal) {
+	runtime.LockOSThread()
+	syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
+	syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_DUMPABLE, 0, 0)
+	setAction(sig, &sigaction{handler: sigDfl}, nil)
+	const sigUnblock = 1 // SIG_UNBLOCK
+	set := uint64(1) << (sig - 1)
+	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, sigUnblock, uintptr(unsafe.Pointer(&set)), 0, unsafe.Sizeof(set), 0, 0)
+	raise(sig)
+	time.Sleep(time.Second) // SIGKILL may take until the next scheduling point
+	os.Exit(128 + int(sig)) // as a shell reports it
+}
+
+// origins and runtimeHandler belong to noteSignal: the si_code of the last
+// signal of each number, and the runtime's handler.
+var (
+	origins        [lastSignal + 1]int32
+	runtimeHandler uintptr
+)
+
+// noteSignalAddr returns the address of noteSignal.
+func noteSignalAddr() uintptr
+
+// noteOrigin puts noteSignal in front of the runtime's handler.
+func noteOrigin(sig syscall.Signal) {
+	var act sigaction
+	if setAction(sig, nil, &act) != nil || act.handler <= sigIgn {
+		return
+	}
+	runtimeHandler = act.handler // one for all signals
+	act.handler = noteSignalAddr()
+	setAction(sig, &act, nil)
+}
+
+// sentByKernel reports whether the last signal came from the kernel, which
+// means from the terminal, and not from a process (sigaction(2), SI_KERNEL).
+func sentByKernel(sig syscall.Signal) bool {
+	const siKernel = 0x80
+	return atomic.LoadInt32(&origins[sig]) == siKernel
+}

@@ -1,0 +1,285 @@
+//go:build linux && amd64
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// looper tells when it is ready, and how signals reach it.
+const looper = `for s in INT TERM HUP USR1 QUIT; do trap "echo got $s; exit 5" $s; done
+echo ready
+while :; do sleep 0.02; done`
+
+// TestForwarded sends signals to xvrun alone; the program must get them.
+func TestForwarded(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGINT, syscall.SIGQUIT} {
+		var out transcript
+		cmd := exec.Command(xvrun, "sh", "-c", looper)
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		out.await(t, "ready")
+		cmd.Process.Signal(sig)
+		cmd.Wait()
+		if cmd.ProcessState.ExitCode() != 5 || !strings.Contains(out.String(), "got ") {
+			t.Errorf("%v: %v, %q", sig, cmd.ProcessState, &out)
+		}
+	}
+	// Without a handler the program dies, and xvrun dies likewise.
+	cmd := exec.Command(xvrun, "sh", "-c", "echo ready; exec sleep 60")
+	var out transcript
+	cmd.Stdout = &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	out.await(t, "ready")
+	cmd.Process.Signal(syscall.SIGTERM)
+	cmd.Wait()
+	if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); !ws.Signaled() || ws.Signal() != syscall.SIGTERM {
+		t.Errorf("program killed by SIGTERM: %v", cmd.ProcessState)
+	}
+}
+
+// TestStop stops the program alone; xvrun must stop with it, and a SIGCONT for
+// xvrun must continue both.
+func TestStop(t *testing.T) {
+	var out transcript
+	cmd := exec.Command(xvrun, "sh", "-c", `echo "pid $$"; kill -STOP $$; echo continued; exit 4`)
+	cmd.Stdout = &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var ws syscall.WaitStatus
+	if _, err := syscall.Wait4(cmd.Process.Pid, &ws, syscall.WUNTRACED, nil); err != nil || !ws.Stopped() || ws.StopSignal() != syscall.SIGSTOP {
+		t.Fatalf("xvrun did not stop: %#x, %v", ws, err)
+	}
+	if strings.Contains(out.String(), "continued") {
+		t.Error("program went on")
+	}
+	cmd.Process.Signal(syscall.SIGCONT)
+	cmd.Wait()
+	if cmd.ProcessState.ExitCode() != 4 || !strings.Contains(out.String(), "continued") {
+		t.Errorf("%v, %q", cmd.ProcessState, &out)
+	}
+}
+
+// TestTerminal has xvrun on a terminal of its own.
+func TestTerminal(t *testing.T) {
+	tty := openTerminal(t, xvrun, "sh", "-c", looper)
+	tty.out.await(t, "ready")
+	tty.write("\x03")
+	if st := tty.wait(t); st.ExitCode() != 5 || strings.Count(tty.out.String(), "got INT") != 1 {
+		t.Errorf("interrupt key: %v, %q", st, &tty.out)
+	}
+
+	tty = openTerminal(t, xvrun, "sh", "-c", looper)
+	tty.out.await(t, "ready")
+	tty.cmd.Process.Signal(syscall.SIGINT)
+	if st := tty.wait(t); st.ExitCode() != 5 {
+		t.Errorf("interrupt sent to xvrun: %v, %q", st, &tty.out)
+	}
+}
+
+// TestJobControl has an interactive shell stop and continue xvrun, once as
+// the native parent of xvrun and once as the program under it.
+func TestJobControl(t *testing.T) {
+	if _, err := exec.LookPath("bash"); err != nil {
+		t.Skip(err)
+	}
+	const job = `sh -c 'echo rea""dy; read line; echo "read" $line'` + "\n"
+	for _, c := range []struct {
+		name string
+		argv []string
+		job  string
+	}{
+		{"outside", []string{"bash"}, xvrun + " " + job},
+		{"inside", []string{xvrun, "bash"}, job},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tty := openTerminal(t, append(c.argv, "--norc", "--noprofile", "-i")...)
+			tty.write("PS1='$ '\n" + c.job)
+			tty.out.await(t, "ready")
+			tty.write("\x1a")
+			tty.out.await(t, "Stopped")
+			tty.write("jobs; fg\n")
+			tty.write("text\n")
+			tty.out.await(t, "read text")
+			tty.write("echo status $?.\n")
+			tty.out.await(t, "status 0.")
+
+			before := strings.Count(tty.out.String(), "ready\r\n")
+			tty.write(c.job)
+			for range 1000 {
+				if strings.Count(tty.out.String(), "ready\r\n") > before {
+					break
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+			tty.write("\x03") // which discards input that was not read yet
+			time.Sleep(300 * time.Millisecond)
+			tty.write("echo status $?.\n")
+			tty.out.await(t, "status 130.")
+			tty.write("exit 9\n")
+			if st := tty.wait(t); st.ExitCode() != 9 {
+				t.Errorf("shell: %v\n%s", st, &tty.out)
+			}
+		})
+	}
+}
+
+// TestWindowSize checks that the program is told of a new window size.
+func TestWindowSize(t *testing.T) {
+	tty := openTerminal(t, xvrun, "bash", "-c", `trap 'stty size; exit 3' WINCH; echo ready; while :; do sleep 0.02; done`)
+	tty.out.await(t, "ready")
+	if err := unix.IoctlSetWinsize(int(tty.master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 33, Col: 77}); err != nil {
+		t.Fatal(err)
+	}
+	if st := tty.wait(t); st.ExitCode() != 3 || !strings.Contains(tty.out.String(), "33 77") {
+		t.Errorf("%v, %q", st, &tty.out)
+	}
+}
+
+// TestKilled kills xvrun; the program must not survive it.
+func TestKilled(t *testing.T) {
+	var out transcript
+	cmd := exec.Command(xvrun, "sh", "-c", `echo "pid $$."; while :; do sleep 0.02; done`)
+	cmd.Stdout = &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	out.await(t, ".\n")
+	var pid int
+	if _, err := fmt.Sscanf(out.String(), "pid %d.", &pid); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Process.Kill()
+	cmd.Process.Wait()
+	for range 500 {
+		if syscall.Kill(pid, 0) == syscall.ESRCH {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("process %d of the guest is alive after its xvrun was killed", pid)
+	syscall.Kill(pid, syscall.SIGKILL)
+}
+
+// TestBackground checks that xvrun serves what outlives the program, and that
+// a signal then ends the rest.
+func TestBackground(t *testing.T) {
+	out, err := exec.Command(xvrun, "sh", "-c", "(sleep 0.2; echo later) & echo now; exit 6").Output()
+	if string(out) != "now\nlater\n" || err == nil || err.Error() != "exit status 6" {
+		t.Errorf("%q, %v", out, err)
+	}
+	var text transcript
+	cmd := exec.Command(xvrun, "sh", "-c", "sleep 60 & echo now")
+	cmd.Stdout = &text
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	text.await(t, "now")
+	time.Sleep(100 * time.Millisecond)
+	cmd.Process.Signal(syscall.SIGTERM)
+	begin := time.Now()
+	cmd.Wait()
+	if d := time.Since(begin); d > 10*time.Second || cmd.ProcessState.ExitCode() != 0 {
+		t.Errorf("after %v: %v", d, cmd.ProcessState)
+	}
+}
+
+// transcript collects output and waits for parts of it.
+type transcript struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (r *transcript) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.buf.Write(p)
+}
+
+func (r *transcript) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.buf.String()
+}
+
+func (r *transcript) await(t *testing.T, want string) {
+	t.Helper()
+	for range 2000 {
+		if strings.Contains(r.String(), want) {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Fatalf("no %q in %q", want, r)
+}
+
+// terminal is a process that leads a session on a new terminal.
+type terminal struct {
+	master *os.File
+	cmd    *exec.Cmd
+	out    transcript
+	copied chan struct{}
+}
+
+func openTerminal(t *testing.T, argv ...string) *terminal {
+	t.Helper()
+	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Skipf("no terminals: %v", err)
+	}
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		t.Skipf("no terminals: %v", err)
+	}
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err != nil {
+		t.Skipf("no terminals: %v", err)
+	}
+	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skipf("no terminals: %v", err)
+	}
+	defer slave.Close()
+	tty := &terminal{master: os.NewFile(uintptr(fd), "ptmx"), cmd: exec.Command(argv[0], argv[1:]...), copied: make(chan struct{})}
+	tty.cmd.Stdin, tty.cmd.Stdout, tty.cmd.Stderr = slave, slave, slave
+	tty.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := tty.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		io.Copy(&tty.out, tty.master) // ends with EIO when the last user of the terminal is gone
+		close(tty.copied)
+	}()
+	t.Cleanup(func() {
+		tty.cmd.Process.Kill()
+		tty.cmd.Wait()
+		tty.master.Close()
+	})
+	return tty
+}
+
+func (tty *terminal) write(s string) { tty.master.WriteString(s) }
+
+func (tty *terminal) wait(t *testing.T) *os.ProcessState {
+	t.Helper()
+	timer := time.AfterFunc(10*time.Second, func() { tty.cmd.Process.Kill() })
+	defer timer.Stop()
+	tty.cmd.Wait()
+	<-tty.copied
+	return tty.cmd.ProcessState
+}
