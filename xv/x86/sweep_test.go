@@ -195,6 +195,20 @@ func isELF(file string) bool {
 	return f.Machine == elf.EM_X86_64
 }
 
+// TestObjdump compares length, class, branch target and RIP-relative target with objdump, instruction by instruction at objdump's
+// addresses. By default it takes a sample of files, with -full every ELF file of the system's program and library folders:
+//
+//	go test ./xv/x86 -run TestObjdump -full -timeout 60m
+//
+// Last full run, objdump 2.40: 2,474 files, 430,789,059 instructions, 0 differences. Lines in which objdump and the processor
+// differ, see objdumpErrors: prefixes 17,736, lock 977, mov cs 181, fwait 180, vex prefix 12, eip 12. Of 39,861 lines that
+// objdump calls (bad), Decode reports ErrInvalid or, at the end of the bytes given, ErrTruncated, except for x87 299 and nop 4.
+//
+// TestRandom with -full: 20,972,944 instructions, 0 differences.
+//
+// The tables were also compared with a processor without AVX-512 or XOP (AMD family 25), by executing the opcode maps 0F, 0F 38,
+// 0F 3A, VEX 1 to 3 and x87 with all prefixes and ModRM.reg values, 911,322 encodings: none that executed is ErrInvalid,
+// and the lengths of all that ran to the next instruction agree.
 func TestObjdump(t *testing.T) {
 	if _, err := exec.LookPath("objdump"); err != nil {
 		t.Skip("no objdump")
