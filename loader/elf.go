@@ -49,9 +49,9 @@ type image struct {
 	execStack bool
 }
 
-// parseELF reads the headers of an ELF file as the kernel does: it asks for no
-// more than load_elf_binary (fs/binfmt_elf.c), so that what runs natively is
-// not refused, and for no less, so that what is accepted runs.
+// parseELF reads the headers of an ELF file as load_elf_binary
+// (fs/binfmt_elf.c) does. It refuses what the kernel refuses, and in addition
+// what could only fault when it runs.
 func parseELF(path string, r io.ReaderAt, size int64) (*image, error) {
 	var ehdr [ehdrSize]byte
 	if size < ehdrSize {
@@ -87,30 +87,29 @@ func parseELF(path string, r io.ReaderAt, size int64) (*image, error) {
 }
 
 // checkMachine tells an x86-64 executable from others. The kernel looks at
-// e_machine and e_phentsize only, not at EI_CLASS and EI_DATA; these serve to
-// name what was refused.
+// e_machine and e_phentsize only; a file whose EI_CLASS or EI_DATA says
+// otherwise is taken by its word, as dynamic linkers do.
 func checkMachine(path string, ehdr []byte) error {
 	le := binary.LittleEndian
 	machine, phentsize := le.Uint16(ehdr[18:]), le.Uint16(ehdr[54:])
-	if machine == machineX8664 && phentsize == phdrSize {
-		return nil
-	}
-	if ehdr[dataOffset] == dataMSB {
-		machine = binary.BigEndian.Uint16(ehdr[18:])
+	bigEndian := ehdr[dataOffset] == dataMSB
+	if other := binary.BigEndian.Uint16(ehdr[18:]); bigEndian && machine != machineX8664 {
+		machine = other
 	}
 	e := refuse(path, syscall.ENOEXEC, "")
 	switch {
+	case ehdr[classOffset] == class32 && machine == machineX8664 && phentsize != phdrSize:
+		e.Field, e.Reason = "EI_CLASS", "32-bit ELF (x32 ABI)"
 	case ehdr[classOffset] == class32:
-		e.Field = "EI_CLASS"
-		e.Reason = "32-bit ELF (" + machineName(machine) + ")"
-		if machine == machineX8664 {
-			e.Reason = "32-bit ELF (x32 ABI)"
-		}
+		e.Field, e.Reason = "EI_CLASS", "32-bit ELF ("+machineName(machine)+")"
 	case machine != machineX8664:
-		e.Field = "e_machine"
-		e.Reason = "built for " + machineName(machine) + ", not x86-64"
-	default:
+		e.Field, e.Reason = "e_machine", "built for "+machineName(machine)+", not x86-64"
+	case bigEndian:
+		e.Field, e.Reason = "EI_DATA", "big-endian ELF"
+	case phentsize != phdrSize:
 		return corrupt(path, "e_phentsize", uint64(phentsize), "56")
+	default:
+		return nil
 	}
 	return e
 }
@@ -134,7 +133,7 @@ func (img *image) parseSegments(path string, table []byte, r io.ReaderAt, size i
 				return corrupt(path, "p_vaddr", vaddr, fmt.Sprintf("a segment of %#x bytes below %#x", memsz, uint64(userEnd)))
 			case filesz > 0 && (offset^vaddr)%pageSize != 0:
 				return corrupt(path, "p_offset", offset, fmt.Sprintf("the place in a page of p_vaddr, %#x", vaddr))
-			case filesz > 0 && offset > 1<<62:
+			case filesz > 0 && offset >= uint64(size):
 				return corrupt(path, "p_offset", offset, "an offset inside of the file")
 			}
 			low, high := vaddr&^(pageSize-1), (vaddr+memsz+pageSize-1)&^(pageSize-1)

@@ -65,8 +65,8 @@ func TestParseELF(t *testing.T) {
 	if *img != want {
 		t.Errorf("got %+v, want %+v", *img, want)
 	}
-	// The kernel reads neither class nor byte order, so neither may refuse.
-	file = makeELF(3, "", text(0), func(b []byte) { b[classOffset], b[dataOffset] = class32, dataMSB })
+	// The kernel reads neither class nor byte order: nonsense is accepted.
+	file = makeELF(3, "", text(0), func(b []byte) { b[classOffset], b[dataOffset] = 77, 0 })
 	if _, err := parseELF("a", bytes.NewReader(file), int64(len(file))); err != nil {
 		t.Errorf("an odd e_ident: %v", err)
 	}
@@ -83,6 +83,9 @@ func TestParseELFRefuses(t *testing.T) {
 		{"cut", makeELF(2, "", nil, nil)[:40], "e_ehsize", "is 0x28"},
 		{"i386", makeELF(2, "", nil, func(b []byte) { b[4] = 1; put16(18, 3)(b) }), "EI_CLASS", "32-bit ELF (i386)"},
 		{"x32", makeELF(2, "", nil, func(b []byte) { b[4] = 1; put16(54, 32)(b) }), "EI_CLASS", "32-bit ELF (x32 ABI)"},
+		{"class", makeELF(3, "", text(0), func(b []byte) { b[4] = 1 }), "EI_CLASS", "32-bit ELF (x86-64)"},
+		{"byte order", makeELF(3, "", text(0), func(b []byte) { b[5] = 2 }), "EI_DATA", "big-endian ELF"},
+		{"segment outside", seg(phdr{offset: 1 << 62, vaddr: 0x400000, filesz: 1, memsz: 1}), "p_offset", "inside of the file"},
 		{"arm64", makeELF(2, "", nil, put16(18, 183)), "e_machine", "built for AArch64, not x86-64"},
 		{"s390x", makeELF(2, "", nil, func(b []byte) { b[5] = 2; b[18], b[19] = 0, 22 }), "e_machine", "built for S/390"},
 		{"unknown machine", makeELF(2, "", nil, put16(18, 9999)), "e_machine", "machine 9999"},
