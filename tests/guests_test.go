@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -49,6 +50,68 @@ var basicGuests = []guest{
 	{src: "cc/throw.cc", kinds: []harness.Kind{harness.Static, harness.StaticPIE, harness.NoPIE, harness.PIE}},
 	{src: "go/hello.go", kinds: goKinds},
 	{src: "go/runtime.go", kinds: goKinds},
+}
+
+// glibc are the kinds with a libc that has everything.
+var glibc = []harness.Kind{harness.Static, harness.StaticPIE, harness.NoPIE, harness.PIE}
+
+var guests = []guest{
+	{src: "asm/edges.S", kinds: bare},
+	{src: "c/auxv.c", kinds: harness.AllKinds},
+	{src: "c/self.c", kinds: glibc},
+	{src: "c/memory.c", kinds: glibc},
+	{src: "c/faults.c", kinds: glibc, runs: []run{{name: "main"}, {name: "altstack", args: []string{"x"}}}},
+	{src: "c/sigstack.c", kinds: glibc},
+	{src: "c/async.c", kinds: glibc, runs: []run{{timeout: 2 * time.Minute}}},
+	{src: "c/procs.c", kinds: glibc},
+	{src: "c/pthreads.c", kinds: glibc, runs: []run{{exit: 17}}},
+	{src: "c/poll.c", kinds: harness.AllKinds},
+	{src: "c/jit.c", kinds: harness.AllKinds},
+	{src: "c/dlopen.c", kinds: []harness.Kind{harness.NoPIE, harness.PIE}, flags: []string{"-ldl"}, runs: []run{{name: "few"}, {name: "many", args: []string{"x"}}}},
+	{src: "cc/unwind.cc", kinds: glibc, flags: []string{"-fnon-call-exceptions"}, runs: []run{{signal: syscall.SIGABRT}}},
+	{src: "go/stress.go", kinds: goKinds},
+}
+
+// TestGuests has one guest for each part of the interface to the kernel.
+func TestGuests(t *testing.T) { runGuests(t, guests) }
+
+// TestSoak runs for minutes what the others run for seconds.
+func TestSoak(t *testing.T) {
+	harness.NeedSoak(t)
+	runGuests(t, []guest{
+		{src: "go/stress.go", runs: []run{{args: []string{"120"}, timeout: 5 * time.Minute}}},
+		{src: "c/async.c", runs: []run{{args: []string{"30000"}, timeout: 10 * time.Minute}}},
+	})
+}
+
+// TestScripts starts files that begin with #!.
+func TestScripts(t *testing.T) {
+	show := harness.TestData("c", "env.c")
+	for _, s := range []struct {
+		name string
+		text string // @ is the program that shows its arguments
+		exit int
+	}{
+		{name: "shell", text: "#!/bin/sh\necho $0 $# $1\nexit 3\n", exit: 3},
+		{name: "argument", text: "#!@ one argument\n"},
+		{name: "spaces", text: "#!   @ \t x  y \t \n"},
+		{name: "no-newline", text: "#!@ x"},
+		{name: "env", text: "#!/usr/bin/env -S sh -e\nfalse\necho not reached\n", exit: 1},
+		{name: "chain", text: "#!./inner outer\n"},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			program := harness.BuildFile(t, show, harness.PIE)
+			script := func(text string) string { return strings.ReplaceAll(text, "@", program) }
+			harness.Compare(t, harness.Case{Spec: harness.Spec{
+				Argv: []string{"./script", "a", "b c"},
+				Files: []harness.File{
+					{Name: "script", Data: script(s.text), Mode: 0o755},
+					{Name: "inner", Data: script("#!@ inner\n"), Mode: 0o755},
+				},
+			}, Exit: s.exit})
+		})
+	}
 }
 
 func exitRuns() []run {
