@@ -25,6 +25,9 @@ import (
 // Soak is the -soak flag: run the long tests too.
 var Soak = flag.Bool("soak", false, "run the long tests too")
 
+// limitFlag is the -limit flag: a time limit for each run instead of its own.
+var limitFlag = flag.Duration("limit", 0, "time limit of each run, instead of its own")
+
 // Native reports whether the translated run is replaced by a second native run.
 var Native = os.Getenv("XV_TEST_NATIVE") == "1"
 

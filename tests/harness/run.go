@@ -171,6 +171,9 @@ func runIn(p place, spec Spec, argv []string) (res Result) {
 	if limit == 0 {
 		limit = DefaultTimeout
 	}
+	if *limitFlag > 0 {
+		limit = *limitFlag
+	}
 	start := time.Now()
 	if err := cmd.Start(); err != nil {
 		return Result{Err: err}

@@ -69,6 +69,20 @@
 	.globl _start
 _start:
 	mov %rsp, driver_sp(%rip)
+	# An argument is the number of the snippet to begin with.
+	cmpq $2, (%rsp)
+	jb 2f
+	mov 16(%rsp), %rsi
+	xor %eax, %eax
+1:	movzbl (%rsi), %ecx
+	sub $'0', %ecx
+	jb 1f
+	imul $10, %eax, %eax
+	add %ecx, %eax
+	inc %rsi
+	jmp 1b
+1:	mov %eax, index(%rip)
+2:
 	lea altstack(%rip), %rax
 	mov %rax, sigstack(%rip)
 	mov $131, %eax			# sigaltstack
