@@ -68,6 +68,9 @@ func (s *Session) injectFirst(pid int) (*process, error) {
 	if err := s.adopt(p, pid); err != nil {
 		return nil, err
 	}
+	if err := getSigMask(pid, &th.mask); err != nil {
+		return nil, fmt.Errorf("PTRACE_GETSIGMASK: %w", err)
+	}
 	if err := th.inject(pid); err != nil {
 		return nil, fmt.Errorf("putting the agent into process %d: %w", pid, err)
 	}
@@ -84,9 +87,6 @@ func (th *thread) inject(tid int) error {
 		return fmt.Errorf("PTRACE_GETREGS: %w", err)
 	}
 	entry, stack := regs.Rip, regs.Rsp
-	if err := getSigMask(tid, &th.mask); err != nil {
-		return fmt.Errorf("PTRACE_GETSIGMASK: %w", err)
-	}
 	in := injector{tid: tid, regs: regs}
 	if err := in.begin(); err != nil {
 		return err
@@ -392,7 +392,7 @@ func (th *thread) executed(next *thread, tid int) error {
 	s.mu.Unlock()
 	old.leave()
 	s.counters.processes.Add(1)
-	next.blocked = th.blocked
+	next.mask, next.blocked = th.mask, th.blocked // not the kernel's: the agent blocks all for the execve
 	// The stop is inside execve, which will still store its result in rax: step to its end. The kernel
 	// reports the step before the program's first instruction.
 	if err := unix.PtraceSingleStep(tid); err != nil {

@@ -41,6 +41,7 @@ func (s *Session) Stats() Stats {
 // add counts a cache in.
 func (st *Stats) add(t tcache.Stats) {
 	st.Regions += uint64(t.Regions)
+	st.Instructions += t.Instrs
 	st.CacheBytes += t.CodeBytes
 	st.Flushes += uint64(t.Retired)
 }
@@ -48,6 +49,7 @@ func (st *Stats) add(t tcache.Stats) {
 // retire counts a cache that is about to go.
 func (c *counters) retire(t tcache.Stats) {
 	c.regions.Add(uint64(t.Regions))
+	c.instructions.Add(t.Instrs)
 	c.bytes.Add(t.CodeBytes)
 	c.flushes.Add(uint64(t.Retired))
 }
