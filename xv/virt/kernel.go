@@ -3,7 +3,6 @@
 package virt
 
 import (
-	"fmt"
 	"syscall"
 	"unsafe"
 
@@ -48,23 +47,4 @@ func rusage(u *unix.Rusage) *syscall.Rusage { return (*syscall.Rusage)(unsafe.Po
 // childStatus is si_status of a SIGCHLD's siginfo (offset 24, sigaction(2)).
 func childStatus(info *unix.Siginfo) int32 {
 	return *(*int32)(unsafe.Add(unsafe.Pointer(info), 24))
-}
-
-// systemCallName names a system call for messages.
-func systemCallName(nr uintptr) string {
-	if name := names[nr]; name != "" {
-		return name
-	}
-	return fmt.Sprintf("syscall_%d", nr)
-}
-
-// names are those of the system calls that the supervisor handles or makes.
-var names = map[uintptr]string{
-	unix.SYS_MMAP: "mmap", unix.SYS_MUNMAP: "munmap", unix.SYS_MPROTECT: "mprotect", unix.SYS_MREMAP: "mremap",
-	unix.SYS_PKEY_MPROTECT: "pkey_mprotect", unix.SYS_RT_SIGACTION: "rt_sigaction",
-	unix.SYS_RT_SIGPROCMASK: "rt_sigprocmask", unix.SYS_RT_SIGRETURN: "rt_sigreturn",
-	unix.SYS_SIGALTSTACK: "sigaltstack", unix.SYS_CLONE: "clone", unix.SYS_CLONE3: "clone3",
-	unix.SYS_FORK: "fork", unix.SYS_VFORK: "vfork", unix.SYS_EXECVE: "execve", unix.SYS_EXECVEAT: "execveat",
-	unix.SYS_EXIT: "exit", unix.SYS_ARCH_PRCTL: "arch_prctl", unix.SYS_PRCTL: "prctl", unix.SYS_RSEQ: "rseq",
-	unix.SYS_PTRACE: "ptrace", unix.SYS_SECCOMP: "seccomp", unix.SYS_OPENAT: "openat", unix.SYS_CLOSE: "close",
 }

@@ -104,7 +104,7 @@ type codeSpace struct {
 	space  *tcache.Space
 	users  atomic.Int32
 
-	generation atomic.Uint64 // how often stale memory of the cache was asked for
+	generation atomic.Uint64     // how often stale memory of the cache was asked for
 	asked      map[uint32]uint64 // generation in which the memory at an address was first asked for; guarded by the cache's lock
 }
 
