@@ -128,7 +128,7 @@ func TestCommandLine(t *testing.T) {
 		{name: "relative", args: []string{"./script", "x"}, stdout: "^script ./script x\n$", stderr: "^$", status: 3},
 		{name: "stats", args: []string{"-stats", "true"}, stdout: "^$", stderr: "(?i)regions"},
 		{name: "stats-status", args: []string{"-stats", "sh", "-c", "exit 9"}, status: 9, stderr: "(?i)regions"},
-		{name: "trace", args: []string{"-v", "echo", "hi"}, stdout: "^hi\n$", stderr: "write"},
+		{name: "trace", args: []string{"-v", "echo", "hi"}, stdout: "^hi\n$", stderr: "mmap"},
 		{name: "trace-file", args: []string{"-v", "-o", "trace", "echo", "hi"}, stdout: "^hi\n$", stderr: "^$", file: "trace"},
 		{name: "version", args: []string{"-version"}, stdout: "xv"},
 		{name: "help", args: []string{"-h"}, stdout: "(?is)usage.*-stats.*example"},

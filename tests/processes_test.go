@@ -66,7 +66,7 @@ func TestKillGuest(t *testing.T) {
 func TestForwardSignal(t *testing.T) {
 	bash := harness.Tool(t, "bash")
 	for name, sig := range map[string]syscall.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "HUP": syscall.SIGHUP,
-		"QUIT": syscall.SIGQUIT, "USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2, "WINCH": syscall.SIGWINCH} {
+		"QUIT": syscall.SIGQUIT, "USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := harness.Start(t, harness.Command(t, bash, "-c", "trap 'echo caught; exit 3' "+name+"; echo ready; while :; do sleep 0.05; done"))

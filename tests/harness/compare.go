@@ -81,7 +81,7 @@ func Diff(want, got Result) string {
 	}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		if want.Files[name] != got.Files[name] {
-			fmt.Fprintf(&b, "file %s: native %q, translated %q\n", name, want.Files[name], got.Files[name])
+			diffText(&b, "file "+name, []byte(want.Files[name]), []byte(got.Files[name]))
 		}
 	}
 	return b.String()

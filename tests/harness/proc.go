@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -104,7 +105,10 @@ func KillAll(token string, session int) {
 // Dump describes every process of a run.
 func Dump(token string, session int) string {
 	var b strings.Builder
-	for _, pid := range Processes(token, session) {
+	pids := Processes(token, session)
+	// The guests first.
+	slices.SortStableFunc(pids, func(a, b int) int { return order(IsXvrun(a)) - order(IsXvrun(b)) })
+	for _, pid := range pids {
 		dir := fmt.Sprintf("/proc/%d", pid)
 		exe, _ := os.Readlink(dir + "/exe")
 		cmdline, _ := os.ReadFile(dir + "/cmdline")
@@ -125,6 +129,13 @@ func Dump(token string, session int) string {
 		b.WriteString("    " + strings.Join(lines, "    ") + "\n")
 	}
 	return b.String()
+}
+
+func order(last bool) int {
+	if last {
+		return 1
+	}
+	return 0
 }
 
 func statusLine(dir string, keys ...string) string {

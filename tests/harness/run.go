@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 // Spec says what to run. The zero value of each field is a sensible default.
@@ -234,7 +235,11 @@ func snapshot(dir string) (map[string]string, error) {
 			if err != nil {
 				return err
 			}
-			what += fmt.Sprintf(" %d bytes, sha256 %.8x", len(data), sha256.Sum256(data))
+			if len(data) < 1000 && utf8.Valid(data) {
+				what += fmt.Sprintf(" %d bytes:\n%s", len(data), data)
+			} else {
+				what += fmt.Sprintf(" %d bytes, sha256 %.8x", len(data), sha256.Sum256(data))
+			}
 		case info.Mode()&fs.ModeSymlink != 0:
 			target, err := os.Readlink(name)
 			if err != nil {
