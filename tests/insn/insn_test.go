@@ -55,7 +55,7 @@ func TestInsn(t *testing.T) {
 func TestInsnSoak(t *testing.T) {
 	harness.NeedSoak(t)
 	features := HostFeatures()
-	for s := *seed + 1; s < *seed+50; s++ {
+	for s := *seed + 1; s < *seed+20; s++ {
 		for _, c := range Classes {
 			if c.Supported(features) {
 				t.Run(fmt.Sprintf("%s/%d", c.Name, s), func(t *testing.T) {
