@@ -120,6 +120,7 @@ func (th *thread) newChild(flags uint64) (*thread, error) {
 func (th *thread) begun(state registers, flags uint64) {
 	s := th.p.s
 	th.tid = int(th.ctx.u32(abi.TID))
+	th.p.asking.Store(int64(th.tid))
 	if flags&unix.CLONE_THREAD == 0 {
 		if err := s.adopt(th.p, int(th.ctx.u32(abi.PID))); err != nil {
 			s.fail(nil, err)
@@ -184,20 +185,10 @@ func (th *thread) refusesExec(dirfd, pathAddr, flags uint64) unix.Errno {
 	if !ok {
 		return 0
 	}
-	root := fmt.Sprintf("/proc/%d/root", th.p.pid)
-	switch {
-	case path == "" && flags&unix.AT_EMPTY_PATH != 0:
-		path = fmt.Sprintf("/proc/%d/fd/%d", th.p.pid, int32(dirfd))
-	case strings.HasPrefix(path, "/proc/self/"):
-		path = fmt.Sprintf("/proc/%d/%s", th.p.pid, strings.TrimPrefix(path, "/proc/self/"))
-	case strings.HasPrefix(path, "/"):
-		path = root + path
-	case int32(dirfd) == unix.AT_FDCWD:
-		path = fmt.Sprintf("/proc/%d/cwd/%s", th.p.pid, path)
-	default:
-		path = fmt.Sprintf("/proc/%d/fd/%d/%s", th.p.pid, int32(dirfd), path)
+	if !strings.HasPrefix(path, "/") && (path == "" && flags&unix.AT_EMPTY_PATH != 0 || int32(dirfd) != unix.AT_FDCWD) {
+		path = strings.TrimSuffix(fmt.Sprintf("/proc/self/fd/%d/%s", int32(dirfd), path), "/")
 	}
-	_, err := loader.Check(path)
+	_, err := loader.Origin{PID: th.tid}.Check(path)
 	var e *loader.Error
 	if errors.As(err, &e) && e.Errno == 0 {
 		th.p.s.trace("%d: execve: %v", th.tid, err)

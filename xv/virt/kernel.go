@@ -48,3 +48,8 @@ func rusage(u *unix.Rusage) *syscall.Rusage { return (*syscall.Rusage)(unsafe.Po
 func childStatus(info *unix.Siginfo) int32 {
 	return *(*int32)(unsafe.Add(unsafe.Pointer(info), 24))
 }
+
+// childPID is si_pid of a SIGCHLD's siginfo (offset 16).
+func childPID(info *unix.Siginfo) int {
+	return int(*(*int32)(unsafe.Add(unsafe.Pointer(info), 16)))
+}

@@ -259,7 +259,7 @@ func (as *addressSpace) nearGap(maps []loader.VMA) func(size, align uint64) (uin
 
 // maps are the mappings of the process.
 func (p *process) maps() ([]loader.VMA, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", p.pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", p.task()))
 	if err != nil {
 		return nil, err
 	}
@@ -269,7 +269,7 @@ func (p *process) maps() ([]loader.VMA, error) {
 // isELF reports whether descriptor fd of the guest is an ELF file: its other segments will be mapped
 // at fixed distances from the first, which need not be executable.
 func (th *thread) isELF(fd uint64) bool {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/fd/%d", th.p.pid, int32(fd)))
+	f, err := os.Open(fmt.Sprintf("/proc/%d/fd/%d", th.tid, int32(fd)))
 	if err != nil {
 		return false
 	}

@@ -5,7 +5,6 @@ package virt
 import (
 	"fmt"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -137,23 +136,18 @@ func (s *Session) ringAll() {
 	}
 }
 
-// gone is the panic by which a handler ends when its thread died; handle recovers it.
+// gone is the panic by which a handler ends when its thread died; guard recovers it.
 type gone struct{}
 
 // handle answers the request of th.
 func (th *thread) handle() {
-	defer func() {
-		switch r := recover(); r.(type) {
-		case nil, gone:
-		default:
-			th.p.s.fail(th.p, fmt.Errorf("defect of xv: %v\n%s", r, debug.Stack()))
-		}
-	}()
+	defer th.p.s.guard(th.p)
 	if word32(th.ctx.mem, abi.State).Load() != abi.StateRequest {
 		return // rung without a request
 	}
 	th.p.s.counters.handoffs.Add(1)
 	th.away.Store(false)
+	th.p.asking.Store(int64(th.tid))
 	switch kind := th.ctx.u32(abi.Kind); kind {
 	case abi.KindMiss:
 		th.linkMiss()

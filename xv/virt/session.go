@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -49,13 +50,17 @@ type Session struct {
 // Start executes cfg.Path as a guest. It returns when the kernel has executed the file, or with the
 // reason why it couldn't.
 func Start(cfg *Config) (*Session, error) {
-	if _, err := loader.Check(cfg.Path); err != nil {
+	info, err := loader.Origin{Dir: cfg.Dir}.Check(cfg.Path)
+	if err != nil {
 		return nil, err
 	}
 	s := &Session{cfg: *cfg, processes: map[int]*process{}, nextSlot: 1, ended: make(chan struct{}), started: time.Now()}
 	if err := s.open(); err != nil {
 		s.release()
 		return nil, err
+	}
+	if w := info.Warning(); w != "" {
+		s.trace("%s", w)
 	}
 	result := make(chan error)
 	go s.runFirst(result)
@@ -191,6 +196,15 @@ func (s *Session) fail(p *process, err error) {
 	}
 	if s.first != nil && p != s.first {
 		unix.PidfdSendSignal(s.first.pidfd, unix.SIGKILL, nil, 0)
+	}
+}
+
+// guard ends the guest instead of the host program when a goroutine of the session panics.
+func (s *Session) guard(p *process) {
+	switch r := recover(); r.(type) {
+	case nil, gone:
+	default:
+		s.fail(p, fmt.Errorf("defect of xv: %v\n%s", r, debug.Stack()))
 	}
 }
 

@@ -234,7 +234,7 @@ func (p *process) read(addr uint64, b []byte) int {
 	}
 	local := []unix.Iovec{{Base: &b[0], Len: uint64(len(b))}}
 	remote := []unix.RemoteIovec{{Base: uintptr(addr), Len: len(b)}}
-	n, err := unix.ProcessVMReadv(p.pid, local, remote, 0)
+	n, err := unix.ProcessVMReadv(p.task(), local, remote, 0)
 	if err == nil && n == len(b) {
 		return n
 	}
@@ -255,7 +255,7 @@ func (p *process) write(addr uint64, b []byte) bool {
 	}
 	local := []unix.Iovec{{Base: &b[0], Len: uint64(len(b))}}
 	remote := []unix.RemoteIovec{{Base: uintptr(addr), Len: len(b)}}
-	n, err := unix.ProcessVMWritev(p.pid, local, remote, 0)
+	n, err := unix.ProcessVMWritev(p.task(), local, remote, 0)
 	return err == nil && n == len(b)
 }
 

@@ -31,7 +31,11 @@ func (s *Session) forkFirst() (*process, error) {
 	if err != nil {
 		var errno syscall.Errno
 		if errors.As(err, &errno) {
-			return nil, &loader.Error{Path: s.cfg.Path, Reason: errno.Error(), Errno: errno}
+			status := loader.ExitCannotExecute
+			if errno == syscall.ENOENT {
+				status = loader.ExitNotFound
+			}
+			return nil, &loader.Error{Path: s.cfg.Path, Reason: errno.Error(), Errno: errno, ExitStatus: status}
 		}
 		return nil, err
 	}
@@ -110,6 +114,9 @@ func (th *thread) inject(tid int) error {
 	if err := unix.PtraceDetach(tid); err != nil {
 		return fmt.Errorf("PTRACE_DETACH: %w", err)
 	}
+	for _, sig := range in.signals {
+		unix.Tgkill(th.p.pid, tid, sig)
+	}
 	return nil
 }
 
@@ -119,6 +126,8 @@ type injector struct {
 	tid  int
 	regs unix.PtraceRegs
 	old  [8]byte
+
+	signals []unix.Signal // to be sent again
 }
 
 func (in *injector) begin() error {
@@ -171,23 +180,39 @@ func (in *injector) call(nr uint64, args ...uint64) (uint64, error) {
 	if err := unix.PtraceSetRegs(in.tid, &regs); err != nil {
 		return 0, err
 	}
-	if err := unix.PtraceSingleStep(in.tid); err != nil {
-		return 0, err
-	}
-	ws, err := waitTracee(in.tid)
-	if err != nil {
-		return 0, err
-	}
-	if !ws.Stopped() || ws.StopSignal() != unix.SIGTRAP {
-		return 0, fmt.Errorf("stopped with status %#x", ws)
-	}
-	if err := unix.PtraceGetRegs(in.tid, &regs); err != nil {
-		return 0, err
+	for {
+		if err := in.step(); err != nil {
+			return 0, err
+		}
+		if err := unix.PtraceGetRegs(in.tid, &regs); err != nil {
+			return 0, err
+		}
+		if regs.Rip != in.regs.Rip {
+			break
+		}
 	}
 	if r := int64(regs.Rax); r < 0 && r > -4096 {
 		return 0, unix.Errno(-r)
 	}
 	return regs.Rax, nil
+}
+
+// step lets the tracee execute an instruction. Signals that arrive meanwhile are kept for later.
+func (in *injector) step() error {
+	if err := unix.PtraceSingleStep(in.tid); err != nil {
+		return err
+	}
+	ws, err := waitTracee(in.tid)
+	if err != nil {
+		return err
+	}
+	if !ws.Stopped() {
+		return unix.ESRCH // killed
+	}
+	if sig := ws.StopSignal(); sig != unix.SIGTRAP && ws.TrapCause() != unix.PTRACE_EVENT_STOP {
+		in.signals = append(in.signals, sig)
+	}
+	return nil
 }
 
 // waitTracee waits for the next stop of a tracee of the calling OS thread.
@@ -219,7 +244,7 @@ func (th *thread) setUpImage(entry, stack uint64) {
 
 func (th *thread) buildImage(entry *uint64, stack uint64) error {
 	p, as := th.p, th.p.as
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", p.pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", p.task()))
 	if err != nil {
 		return err
 	}
@@ -332,7 +357,9 @@ func (th *thread) tracedExec(next *thread, k call) {
 			th.followExec(next)
 		}
 	}()
-	if err := <-started; err != nil {
+	if err := <-started; err == unix.ESRCH {
+		return // it has just died
+	} else if err != nil {
 		th.p.s.fail(th.p, fmt.Errorf("tracing the execve of process %d: %w (ptrace must be permitted)", th.p.pid, err))
 		return
 	}
@@ -344,16 +371,21 @@ func (th *thread) tracedExec(next *thread, k call) {
 // if it succeeds.
 func (th *thread) followExec(next *thread) {
 	s := th.p.s
+	defer s.guard(th.p)
 	for {
-		var ws unix.WaitStatus
-		tid, err := unix.Wait4(-1, &ws, unix.WALL|unix.WNOTHREAD, nil)
+		tid, err := peekTracee()
 		switch {
 		case err == unix.EINTR:
 			continue
-		case err != nil || ws.Exited() || ws.Signaled():
-			return // it died; the death watch knows
+		case err != nil || tid == 0:
+			return // it died; its death is left to its parent
+		}
+		ws, err := waitTracee(tid)
+		switch {
+		case err != nil || !ws.Stopped():
+			return
 		case ws.TrapCause() == unix.PTRACE_EVENT_EXEC:
-			if err := th.executed(next, tid); err != nil && !th.p.dead.Load() {
+			if err := th.executed(next, tid); err != nil && !th.p.dead.Load() && !errors.Is(err, unix.ESRCH) {
 				s.fail(th.p, fmt.Errorf("starting a program in process %d: %w", th.p.pid, err))
 			}
 			return
@@ -372,6 +404,17 @@ func (th *thread) followExec(next *thread) {
 			unix.PtraceCont(tid, int(ws.StopSignal()))
 		}
 	}
+}
+
+// peekTracee waits until the tracee of the calling OS thread has stopped, and returns its id, or 0 if
+// it ended: who looks at that without taking it (WNOWAIT) leaves it to the parent.
+func peekTracee() (int, error) {
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WSTOPPED|unix.WNOWAIT|unix.WALL|unix.WNOTHREAD, nil)
+	if err != nil || info.Code == cldExited || info.Code == cldKilled || info.Code == cldDumped {
+		return 0, err
+	}
+	return childPID(&info), nil
 }
 
 // executed replaces what the supervisor knows of the process by the new program's.
@@ -398,8 +441,12 @@ func (th *thread) executed(next *thread, tid int) error {
 	if err := unix.PtraceSingleStep(tid); err != nil {
 		return fmt.Errorf("PTRACE_SINGLESTEP: %w", err)
 	}
-	if ws, err := waitTracee(tid); err != nil || ws.StopSignal() != unix.SIGTRAP {
-		return fmt.Errorf("stopped with status %#x, %v", ws, err)
+	ws, err := waitTracee(tid)
+	switch {
+	case err != nil || !ws.Stopped():
+		return unix.ESRCH // killed
+	case ws.StopSignal() != unix.SIGTRAP: // a signal came first: it is sent again
+		defer unix.Tgkill(p.pid, tid, ws.StopSignal())
 	}
 	return next.inject(tid)
 }
