@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
-	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -113,7 +112,17 @@ func forwarded() []uint64 {
 		return nil
 	}
 	defer exe.Close()
-	addr, size := findSymbol(exe, "runtime.fwdSig")
+	info, err := exe.Stat()
+	if err != nil {
+		return nil
+	}
+	// Reading would take a page of the heap for each page of the file.
+	image, err := syscall.Mmap(int(exe.Fd()), 0, int(info.Size()), syscall.PROT_READ, syscall.MAP_PRIVATE)
+	if err != nil {
+		return nil
+	}
+	defer syscall.Munmap(image)
+	addr, size := findSymbol(image, "runtime.fwdSig")
 	if addr == 0 || size == 0 || size > 1024 {
 		return nil
 	}
@@ -134,38 +143,31 @@ func forwarded() []uint64 {
 }
 
 // findSymbol returns the address and the size of a symbol of a non-PIE
-// executable. It reads the two tables by hand, because debug/elf allocates
-// each symbol.
-func findSymbol(exe io.ReaderAt, name string) (addr, size uint64) {
+// executable, given as its file. It looks through the two tables by hand,
+// because debug/elf allocates each symbol.
+func findSymbol(exe []byte, name string) (addr, size uint64) {
 	const (
 		typeExec              = 2 // ET_EXEC: symbol values are addresses
 		ehdrSize, sectionSize = 64, 64
 		symtab, symbolSize    = 2, 24 // SHT_SYMTAB
-		limit                 = 64 << 20
 	)
 	le := binary.LittleEndian
-	var ehdr [ehdrSize]byte
-	if _, err := exe.ReadAt(ehdr[:], 0); err != nil || le.Uint16(ehdr[16:]) != typeExec {
+	part := func(off, n uint64) []byte {
+		if off > uint64(len(exe)) || n > uint64(len(exe))-off {
+			return nil
+		}
+		return exe[off : off+n]
+	}
+	if len(exe) < ehdrSize || le.Uint16(exe[16:]) != typeExec {
 		return 0, 0
 	}
-	sections := make([]byte, sectionSize*int(le.Uint16(ehdr[60:])))
-	if _, err := exe.ReadAt(sections, int64(le.Uint64(ehdr[40:]))); err != nil {
-		return 0, 0
-	}
+	sections := part(le.Uint64(exe[40:]), sectionSize*uint64(le.Uint16(exe[60:])))
 	table := func(i int) []byte {
 		if (i+1)*sectionSize > len(sections) {
 			return nil
 		}
 		s := sections[i*sectionSize:]
-		n := le.Uint64(s[32:])
-		if n > limit {
-			return nil
-		}
-		b := make([]byte, n)
-		if _, err := exe.ReadAt(b, int64(le.Uint64(s[24:]))); err != nil {
-			return nil
-		}
-		return b
+		return part(le.Uint64(s[24:]), le.Uint64(s[32:]))
 	}
 	for i := 0; i*sectionSize < len(sections); i++ {
 		s := sections[i*sectionSize:]

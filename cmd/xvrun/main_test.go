@@ -173,16 +173,15 @@ func TestInherited(t *testing.T) {
 }
 
 func TestFindSymbol(t *testing.T) {
-	f, err := os.Open(xvrun)
+	exe, err := os.ReadFile(xvrun)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	if addr, size := findSymbol(f, "runtime.fwdSig"); addr == 0 || size != 8*(lastSignal+1) {
+	if addr, size := findSymbol(exe, "runtime.fwdSig"); addr == 0 || size != 8*(lastSignal+1) {
 		t.Errorf("runtime.fwdSig: %#x, %d bytes", addr, size)
 	}
 	for _, bad := range []string{"", "short", "\x7fELF" + strings.Repeat("\x02", 60), "\x7fELF" + strings.Repeat("\xff", 60)} {
-		if addr, size := findSymbol(strings.NewReader(bad), "x"); addr != 0 || size != 0 {
+		if addr, size := findSymbol([]byte(bad), "x"); addr != 0 || size != 0 {
 			t.Errorf("%q: %#x, %d", bad, addr, size)
 		}
 	}

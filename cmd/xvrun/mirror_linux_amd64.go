@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"math"
 	"os"
 	"os/signal"
 	"runtime"
@@ -26,7 +27,13 @@ import (
 type mirror struct {
 	cmd     *xv.Cmd
 	signals chan os.Signal
+	late    []syscall.Signal // signals that package os/signal is not told of yet
 }
+
+// lateAfter is when package os/signal is told of the signals that do nothing
+// without it. Each takes it several switches between threads, which together
+// are longer than the run of a small program. Until then noteSignal notes them.
+const lateAfter = 20 * time.Millisecond
 
 // fromTerminal are the signals that a terminal generates for a process group.
 var fromTerminal = []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU}
@@ -35,15 +42,23 @@ var fromTerminal = []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIG
 func newMirror(cmd *xv.Cmd) *mirror {
 	m := &mirror{cmd: cmd, signals: make(chan os.Signal, 64)}
 	// SIGPIPE only so that a trace into a broken pipe doesn't end xvrun.
-	list := []os.Signal{
-		syscall.SIGHUP, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM,
-		syscall.SIGVTALRM, syscall.SIGIO, syscall.SIGPWR, syscall.SIGCONT, syscall.SIGPIPE,
-	}
+	list := []os.Signal{syscall.SIGHUP, syscall.SIGTERM, syscall.SIGCONT, syscall.SIGPIPE}
 	for _, s := range fromTerminal {
 		list = append(list, s)
 	}
+	late := []syscall.Signal{
+		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGVTALRM, syscall.SIGIO, syscall.SIGPWR,
+	}
 	for n := 34; n <= lastSignal; n++ { // the C libraries' real-time signals
-		list = append(list, syscall.Signal(n))
+		late = append(late, syscall.Signal(n))
+	}
+	for _, s := range late {
+		origins[s] = noOrigin
+		if noteOrigin(s) {
+			m.late = append(m.late, s)
+		} else {
+			list = append(list, s)
+		}
 	}
 	signal.Notify(m.signals, list...)
 	for _, s := range fromTerminal {
@@ -56,10 +71,27 @@ func newMirror(cmd *xv.Cmd) *mirror {
 // follow passes signals on until the process ends.
 func (m *mirror) follow() {
 	go func() {
-		for s := range m.signals {
-			m.take(s.(syscall.Signal))
+		late := time.After(lateAfter)
+		for {
+			select {
+			case s := <-m.signals:
+				m.take(s.(syscall.Signal))
+			case <-late:
+				m.notifyLate()
+			}
 		}
 	}()
+}
+
+// notifyLate tells package os/signal of the late signals, and passes on those
+// that have arrived before.
+func (m *mirror) notifyLate() {
+	for _, s := range m.late {
+		signal.Notify(m.signals, s)
+		if atomic.LoadInt32(&origins[s]) != noOrigin {
+			m.take(s)
+		}
+	}
 }
 
 func (m *mirror) take(sig syscall.Signal) {
@@ -176,15 +208,20 @@ var (
 // noteSignalAddr returns the address of noteSignal.
 func noteSignalAddr() uintptr
 
-// noteOrigin puts noteSignal in front of the runtime's handler.
-func noteOrigin(sig syscall.Signal) {
+// noOrigin is the entry in origins of a signal that has not arrived yet. It is
+// no si_code.
+const noOrigin = math.MinInt32
+
+// noteOrigin puts noteSignal in front of the runtime's handler. It reports
+// whether there is one.
+func noteOrigin(sig syscall.Signal) bool {
 	var act sigaction
 	if setAction(sig, nil, &act) != nil || act.handler <= sigIgn {
-		return
+		return false
 	}
 	runtimeHandler = act.handler // one for all signals
 	act.handler = noteSignalAddr()
-	setAction(sig, &act, nil)
+	return setAction(sig, &act, nil) == nil
 }
 
 // sentByKernel reports whether the last signal came from the kernel, which
