@@ -36,8 +36,15 @@ const (
 func (th *thread) clone3(regs *registers) {
 	a := th.args(regs)
 	var b [cloneArgsMin]byte
-	if a[1] < cloneArgsMin || a[1] > pageSize || th.p.read(a[0], b[:]) < len(b) {
-		th.finish(regs, call{unix.SYS_CLONE3, a}) // fails, and the kernel knows best how
+	switch {
+	case a[1] > pageSize:
+		th.result(regs, -int64(unix.E2BIG))
+		return
+	case a[1] < cloneArgsMin:
+		th.result(regs, -int64(unix.EINVAL))
+		return
+	case th.read(a[0], b[:]) < len(b):
+		th.result(regs, -int64(unix.EFAULT))
 		return
 	}
 	w := func(off int) uint64 { return binary.LittleEndian.Uint64(b[off:]) }
@@ -120,7 +127,6 @@ func (th *thread) newChild(flags uint64) (*thread, error) {
 func (th *thread) begun(state registers, flags uint64) {
 	s := th.p.s
 	th.tid = int(th.ctx.u32(abi.TID))
-	th.p.asking.Store(int64(th.tid))
 	if flags&unix.CLONE_THREAD == 0 {
 		if err := s.adopt(th.p, int(th.ctx.u32(abi.PID))); err != nil {
 			s.fail(nil, err)
@@ -181,7 +187,7 @@ func (th *thread) exec(regs *registers, k call, dirfd, pathAddr, flags uint64) {
 // refusesExec looks at a file as execve would, and returns the error for one that xv cannot run. What
 // the kernel refuses too is left to it.
 func (th *thread) refusesExec(dirfd, pathAddr, flags uint64) unix.Errno {
-	path, ok := th.p.readString(pathAddr)
+	path, ok := th.readString(pathAddr)
 	if !ok {
 		return 0
 	}
@@ -198,9 +204,9 @@ func (th *thread) refusesExec(dirfd, pathAddr, flags uint64) unix.Errno {
 }
 
 // readString reads a C string of at most PATH_MAX bytes.
-func (p *process) readString(addr uint64) (string, bool) {
+func (th *thread) readString(addr uint64) (string, bool) {
 	var b [pageSize]byte
-	n := p.read(addr, b[:])
+	n := th.read(addr, b[:])
 	for i, c := range b[:n] {
 		if c == 0 {
 			return string(b[:i]), true

@@ -233,7 +233,7 @@ func (th *thread) callHandler(f frame, si siginfo, regs registers, act action) {
 	saved := f.mask() &^ abi.SyncMask
 	g.setMask(saved | th.blocked)
 	copy(buf[fInfo:], si[:])
-	if !th.p.write(addr, buf) {
+	if !th.write(addr, buf) {
 		th.killBy(int(unix.SIGSEGV)) // force_sigsegv: there is no stack for the handler
 		return
 	}
@@ -297,13 +297,13 @@ func (th *thread) maskInCall(regs *registers, saved uint64) uint64 {
 		at = regs.gpr[r8]
 	case unix.SYS_PSELECT6:
 		var b [8]byte
-		if regs.gpr[r9] == 0 || th.p.read(regs.gpr[r9], b[:]) < 8 {
+		if regs.gpr[r9] == 0 || th.read(regs.gpr[r9], b[:]) < 8 {
 			return saved
 		}
 		at = binary.LittleEndian.Uint64(b[:])
 	}
 	var b [8]byte
-	if at == 0 || th.p.read(at, b[:]) < 8 {
+	if at == 0 || th.read(at, b[:]) < 8 {
 		return saved
 	}
 	return binary.LittleEndian.Uint64(b[:])
@@ -313,7 +313,7 @@ func (th *thread) maskInCall(regs *registers, saved uint64) uint64 {
 func (th *thread) rtSigreturn(regs *registers) {
 	addr := regs.gpr[rsp] - 8
 	buf := make([]byte, frameSize+8)
-	if th.p.read(addr, buf[:frameSize]) < frameSize {
+	if th.read(addr, buf[:frameSize]) < frameSize {
 		th.killBy(int(unix.SIGSEGV))
 		return
 	}
@@ -379,7 +379,7 @@ func (th *thread) guestXState(ptr uint64) ([]byte, bool) {
 		return nil, true
 	}
 	x := make([]byte, xLegacy)
-	if th.p.read(ptr, x) < xLegacy {
+	if th.read(ptr, x) < xLegacy {
 		return nil, false
 	}
 	if binary.LittleEndian.Uint32(x[xMagic1:]) != fpMagic1 {
@@ -390,7 +390,7 @@ func (th *thread) guestXState(ptr uint64) ([]byte, bool) {
 		return x, true // the kernel takes such a frame for one without extended state
 	}
 	rest := make([]byte, size-xLegacy)
-	if th.p.read(ptr+xLegacy, rest) < len(rest) {
+	if th.read(ptr+xLegacy, rest) < len(rest) {
 		return x, true
 	}
 	return append(x, rest...), true

@@ -143,7 +143,7 @@ func (th *thread) special() {
 // unsupported describes an instruction that xv neither copies nor emulates.
 func (th *thread) unsupported(addr uint64) error {
 	var b [15]byte
-	n := th.p.read(addr, b[:])
+	n := th.read(addr, b[:])
 	var in x86.Inst
 	if x86.Decode(b[:n], &in) == nil {
 		n = int(in.Len)
@@ -177,5 +177,5 @@ func (th *thread) faultSignal(addr uint64, err error) siginfo {
 // mapped reports whether there is readable memory at addr.
 func (th *thread) mapped(addr uint64) bool {
 	var b [1]byte
-	return th.p.read(addr, b[:]) == 1
+	return th.read(addr, b[:]) == 1
 }

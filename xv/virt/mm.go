@@ -202,7 +202,7 @@ func (th *thread) placeIn(k call, hint, size, lo, hi uint64) (int64, bool) {
 		}
 	}
 	for range 4 { // another thread may map there at the same time
-		maps, err := th.p.maps()
+		maps, err := th.maps()
 		if err != nil {
 			return 0, false
 		}
@@ -257,9 +257,9 @@ func (as *addressSpace) nearGap(maps []loader.VMA) func(size, align uint64) (uin
 	}
 }
 
-// maps are the mappings of the process.
-func (p *process) maps() ([]loader.VMA, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", p.task()))
+// maps are the mappings of the thread's process.
+func (th *thread) maps() ([]loader.VMA, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", th.tid))
 	if err != nil {
 		return nil, err
 	}

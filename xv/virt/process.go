@@ -23,17 +23,7 @@ type process struct {
 	threads    map[*thread]struct{} // guarded by Session.mu
 	as         *addressSpace        // changed by execve only, by the thread that executes
 	actions    *actionTable
-	asking     atomic.Int64 // id of the thread whose request came last
-	ignoredSet bool         // Config.Ignored was done
-}
-
-// task is the id of a thread of the process that is alive, or was a moment ago: the first thread, whose
-// id is the process's, may have ended before the others, and took the view of the memory with it.
-func (p *process) task() int {
-	if tid := p.asking.Load(); tid != 0 {
-		return int(tid)
-	}
-	return p.pid
+	ignoredSet bool // Config.Ignored was done
 }
 
 // thread is one thread of the guest. Its fields belong to the handler of its request, of which there

@@ -142,12 +142,12 @@ type gone struct{}
 // handle answers the request of th.
 func (th *thread) handle() {
 	defer th.p.s.guard(th.p)
-	if word32(th.ctx.mem, abi.State).Load() != abi.StateRequest {
-		return // rung without a request
+	if !word32(th.ctx.mem, abi.State).CompareAndSwap(abi.StateRequest, abi.StateTaken) {
+		th.p.s.trace("%d: rung without a request, state %d", th.tid, th.ctx.u32(abi.State))
+		return
 	}
 	th.p.s.counters.handoffs.Add(1)
 	th.away.Store(false)
-	th.p.asking.Store(int64(th.tid))
 	switch kind := th.ctx.u32(abi.Kind); kind {
 	case abi.KindMiss:
 		th.linkMiss()

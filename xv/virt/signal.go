@@ -101,7 +101,7 @@ func (th *thread) lastWasCall(regs *registers) bool {
 	}
 	// Far code: the bias alone does not tell.
 	var b [8]byte
-	if th.p.read(regs.gpr[rsp], b[:]) < 8 {
+	if th.read(regs.gpr[rsp], b[:]) < 8 {
 		return false
 	}
 	site := binary.LittleEndian.Uint64(b[:])
@@ -257,7 +257,7 @@ func (th *thread) missTrap(f frame, regs registers, isCall bool) bool {
 func (th *thread) tableTrap(f frame, regs registers) bool {
 	var b [15]byte
 	var in x86.Inst
-	n := th.p.read(regs.rip, b[:])
+	n := th.read(regs.rip, b[:])
 	if x86.Decode(b[:n], &in) != nil {
 		return false
 	}

@@ -206,7 +206,7 @@ func (r codeReader) ReadCode(addr uint64, p []byte) int {
 			}
 		}
 		want := p[n : end-addr]
-		got := r.th.p.read(addr+uint64(n), want)
+		got := r.th.read(addr+uint64(n), want)
 		n += got
 		if got < len(want) {
 			break
@@ -224,38 +224,38 @@ func (r rawReader) ReadCode(addr uint64, p []byte) int {
 	if !ok {
 		return 0
 	}
-	return r.th.p.read(addr, p[:min(uint64(len(p)), cr.hi-addr)])
+	return r.th.read(addr, p[:min(uint64(len(p)), cr.hi-addr)])
 }
 
-// read copies guest memory at addr to p and returns how much could be read.
-func (p *process) read(addr uint64, b []byte) int {
+// read copies guest memory at addr (through the thread that asks: the first of its process may be gone) to p and returns how much could be read.
+func (th *thread) read(addr uint64, b []byte) int {
 	if len(b) == 0 {
 		return 0
 	}
 	local := []unix.Iovec{{Base: &b[0], Len: uint64(len(b))}}
 	remote := []unix.RemoteIovec{{Base: uintptr(addr), Len: len(b)}}
-	n, err := unix.ProcessVMReadv(p.task(), local, remote, 0)
+	n, err := unix.ProcessVMReadv(th.tid, local, remote, 0)
 	if err == nil && n == len(b) {
 		return n
 	}
 	// One remote vector fails as a whole on a bad page in its middle: up to the end of the page.
 	if first := int(pageSize - addr%pageSize); first < len(b) {
-		if n := p.read(addr, b[:first]); n < first {
+		if n := th.read(addr, b[:first]); n < first {
 			return n
 		}
-		return first + p.read(addr+uint64(first), b[first:])
+		return first + th.read(addr+uint64(first), b[first:])
 	}
 	return 0
 }
 
 // write copies b to guest memory; it reports whether all of it could be written.
-func (p *process) write(addr uint64, b []byte) bool {
+func (th *thread) write(addr uint64, b []byte) bool {
 	if len(b) == 0 {
 		return true
 	}
 	local := []unix.Iovec{{Base: &b[0], Len: uint64(len(b))}}
 	remote := []unix.RemoteIovec{{Base: uintptr(addr), Len: len(b)}}
-	n, err := unix.ProcessVMWritev(p.task(), local, remote, 0)
+	n, err := unix.ProcessVMWritev(th.tid, local, remote, 0)
 	return err == nil && n == len(b)
 }
 

@@ -244,7 +244,7 @@ func (th *thread) setUpImage(entry, stack uint64) {
 
 func (th *thread) buildImage(entry *uint64, stack uint64) error {
 	p, as := th.p, th.p.as
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", p.task()))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", th.tid))
 	if err != nil {
 		return err
 	}
@@ -286,7 +286,7 @@ func (th *thread) buildImage(entry *uint64, stack uint64) error {
 		return err
 	}
 	for _, patch := range plan.Patches {
-		if !p.write(view.At(patch), le64(patch.Value)) {
+		if !th.write(view.At(patch), le64(patch.Value)) {
 			return fmt.Errorf("writing the auxiliary vector at %#x", view.At(patch))
 		}
 	}
@@ -329,7 +329,7 @@ func (th *thread) readStack(maps []loader.VMA, sp uint64) (*loader.StackView, er
 			continue
 		}
 		mem := make([]byte, min(v.End-sp, maxStack))
-		if n := th.p.read(sp, mem); n < len(mem) {
+		if n := th.read(sp, mem); n < len(mem) {
 			return nil, fmt.Errorf("the initial stack at %#x cannot be read", sp)
 		}
 		view, err := loader.ParseStack(mem)

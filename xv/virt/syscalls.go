@@ -154,7 +154,7 @@ func (th *thread) rtSigaction(regs *registers) {
 	old := th.p.actions.get(sig)
 	if a[1] != 0 {
 		var b [actionSize]byte
-		if th.p.read(a[1], b[:]) < actionSize {
+		if th.read(a[1], b[:]) < actionSize {
 			th.result(regs, -int64(unix.EFAULT))
 			return
 		}
@@ -168,7 +168,7 @@ func (th *thread) rtSigaction(regs *registers) {
 			return
 		}
 	}
-	if a[2] != 0 && !th.p.write(a[2], old.bytes()) {
+	if a[2] != 0 && !th.write(a[2], old.bytes()) {
 		th.result(regs, -int64(unix.EFAULT))
 		return
 	}
@@ -184,7 +184,7 @@ func (th *thread) rtSigprocmask(regs *registers) {
 	old := th.mask | th.blocked
 	if a[1] != 0 {
 		var b [8]byte
-		if th.p.read(a[1], b[:]) < 8 {
+		if th.read(a[1], b[:]) < 8 {
 			th.result(regs, -int64(unix.EFAULT))
 			return
 		}
@@ -204,7 +204,7 @@ func (th *thread) rtSigprocmask(regs *registers) {
 		th.setGuestMask(next &^ (bit(int(unix.SIGKILL)) | bit(int(unix.SIGSTOP))))
 		th.ctx.setU32(abi.SetMask, 1)
 	}
-	if a[2] != 0 && !th.p.write(a[2], le64(old)) {
+	if a[2] != 0 && !th.write(a[2], le64(old)) {
 		th.result(regs, -int64(unix.EFAULT))
 		return
 	}
@@ -234,7 +234,7 @@ func (th *thread) sigaltstack(regs *registers) {
 	old := th.alt
 	if a[0] != 0 {
 		var b [24]byte
-		if th.p.read(a[0], b[:]) < len(b) {
+		if th.read(a[0], b[:]) < len(b) {
 			th.result(regs, -int64(unix.EFAULT))
 			return
 		}
@@ -256,7 +256,7 @@ func (th *thread) sigaltstack(regs *registers) {
 		out := le64(old.sp)
 		out = binary.LittleEndian.AppendUint64(out, uint64(flags))
 		out = binary.LittleEndian.AppendUint64(out, old.size)
-		if !th.p.write(a[1], out) {
+		if !th.write(a[1], out) {
 			th.result(regs, -int64(unix.EFAULT))
 			return
 		}
@@ -308,7 +308,7 @@ func (th *thread) archPrctl(regs *registers) {
 		th.ctx.setU64(abi.GuestGS, a[1])
 		th.result(regs, 0)
 	case archGetGS:
-		if !th.p.write(a[1], le64(th.ctx.u64(abi.GuestGS))) {
+		if !th.write(a[1], le64(th.ctx.u64(abi.GuestGS))) {
 			th.result(regs, -int64(unix.EFAULT))
 			return
 		}
@@ -356,7 +356,7 @@ func (th *thread) vsyscall(f frame, regs *registers) bool {
 		return false
 	}
 	var ret [8]byte
-	if th.p.read(regs.gpr[rsp], ret[:]) < 8 {
+	if th.read(regs.gpr[rsp], ret[:]) < 8 {
 		return false
 	}
 	r := th.remote(call{nr, th.args(regs)})

@@ -102,6 +102,7 @@ const (
 	StateRun     = 0 // the thread runs, or works on an answer
 	StateRequest = 1 // it waits for an answer
 	StateReply   = 2 // the answer is there
+	StateTaken   = 4 // a server works on the request
 	StateDone    = 3 // OpRemote is done; it waits for the next answer
 )
 
