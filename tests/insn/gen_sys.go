@@ -175,7 +175,7 @@ func genFault(g *gen) {
 	g.fault("ldmxcsr 1f(%rip)", "sqrtss 2f(%rip), %xmm0", after, "jmp 3f", "1: .long 0x1f00", "2: .float -1", "3:")
 	g.fault("ldmxcsr 1f(%rip)", "jmp 2f", "1: .long 0xffffffff", "2:", after)
 	// Branches to nowhere.
-	for _, to := range []string{"$0", "$0x10", "$0x600000000000", "$0x8000000000000000", "$-1", "$0xfffffffffffff000"} {
+	for _, to := range []string{"$0", "$0x10", "$0x600000000000", "$0x2000000000000000", "$-1", "$0xfffffffffffff000"} {
 		for _, r := range []int{0, 1, 2, 11} {
 			g.fault("movabs "+to+", "+gpr(r, 8), "jmp *"+gpr(r, 8))
 			g.fault("movabs "+to+", "+gpr(r, 8), "call *"+gpr(r, 8))

@@ -81,8 +81,31 @@ func classifyRest(in *x86.Inst) kind {
 				return kindWrGS
 			}
 		}
+		if onlyFaults(in) {
+			return kindCopy
+		}
 	}
 	return k
+}
+
+// onlyFaults reports whether an instruction of class Special does nothing in user mode but raise a fault
+// or trap, so that the copy does the same: swapgs, sysret, sysexit, int1, and int n but for the 32-bit
+// system calls of int 0x80.
+func onlyFaults(in *x86.Inst) bool {
+	if in.Encoding != x86.Legacy {
+		return false
+	}
+	switch {
+	case in.Map == 0 && in.Opcode == 0xcd:
+		return byte(in.Imm) != 0x80
+	case in.Map == 0 && in.Opcode == 0xf1:
+		return true
+	case in.Map == 1 && (in.Opcode == 0x07 || in.Opcode == 0x35):
+		return true
+	case in.Map == 1 && in.Opcode == 0x01 && in.ModRM == 0xf8:
+		return true
+	}
+	return false
 }
 
 const (

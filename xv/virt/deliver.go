@@ -173,7 +173,7 @@ func (th *thread) deliver(f frame, si siginfo, regs registers) {
 		th.returnTo(f, regs)
 		return
 	}
-	if fault && (sig == int(unix.SIGILL) || sig == int(unix.SIGFPE)) {
+	if fault && (sig == int(unix.SIGILL) || sig == int(unix.SIGFPE) || sig == int(unix.SIGTRAP) && si.code() < siKernel) {
 		binary.LittleEndian.PutUint64(si[16:], regs.rip)
 	}
 	if act.flags&saResetHand != 0 {

@@ -42,7 +42,7 @@ func (th *thread) linkMiss() {
 			regs.gpr[rsp] += 8
 		}
 		regs.rip = target
-		th.resumeFaulting(regs)
+		th.raiseLater(th.fetchFault(target, err), regs)
 	}
 }
 
@@ -81,21 +81,11 @@ func (th *thread) jump(orig uint64) (uint32, error) {
 func (th *thread) resumeAt(regs registers) {
 	cache, err := th.jump(regs.rip)
 	if err != nil {
-		th.resumeFaulting(regs)
+		th.raiseLater(th.fetchFault(regs.rip, err), regs)
 		return
 	}
 	th.resuming = regs
 	th.ctx.setRegisters(&regs, cache)
-	th.reply(abi.OpResume, 0)
-}
-
-// resumeFaulting lets th continue at an original address at which there is nothing to execute. It
-// goes through the trap that a missing table entry is, so that the signal finds a full frame.
-func (th *thread) resumeFaulting(regs registers) {
-	th.resuming = regs
-	th.ctx.setU64(abi.T, regs.rip)
-	th.ctx.setU64(abi.S, regs.gpr[rcx])
-	th.ctx.setRegisters(&regs, 0)
 	th.reply(abi.OpResume, 0)
 }
 
@@ -127,30 +117,6 @@ func errText(err error) string {
 	return err.Error()
 }
 
-// special answers a thread at an instruction that cannot be copied.
-func (th *thread) special() {
-	s := th.p.s
-	stub := uint32(th.ctx.u64(abi.Stub))
-	addr, ok := th.p.as.enter().space.SpecialAt(stub)
-	th.p.as.exit()
-	if !ok {
-		s.fail(th.p, fmt.Errorf("process %d: %#x is no exit stub: the guest damaged its thread context", th.p.pid, stub))
-		return
-	}
-	s.fail(th.p, th.unsupported(addr))
-}
-
-// unsupported describes an instruction that xv neither copies nor emulates.
-func (th *thread) unsupported(addr uint64) error {
-	var b [15]byte
-	n := th.read(addr, b[:])
-	var in x86.Inst
-	if x86.Decode(b[:n], &in) == nil {
-		n = int(in.Len)
-	}
-	return fmt.Errorf("process %d: unsupported instruction at %#x: % x (see docs/supported.md)", th.p.pid, addr, b[:n])
-}
-
 // agentFault ends a process in which the agent itself faulted.
 func (th *thread) agentFault() {
 	f, err := th.frame()
@@ -161,17 +127,19 @@ func (th *thread) agentFault() {
 	th.p.s.fail(th.p, fmt.Errorf("defect of xv: the agent of process %d faulted at %#x, address %#x", th.p.pid, f.reg(frRIP), f.reg(frCR2)))
 }
 
-// faultSignal is the signal that executing at addr raises when err is why it can't be translated.
-func (th *thread) faultSignal(addr uint64, err error) siginfo {
+// fetchFault is the fault of executing at addr, where err is why that can't be translated.
+func (th *thread) fetchFault(addr uint64, err error) fault {
 	var d *translate.DecodeError
+	if errors.Is(err, x86.ErrTooLong) {
+		return protection(0)
+	}
 	if errors.As(err, &d) && len(d.Bytes) > 0 && !errors.Is(d.Err, x86.ErrTruncated) {
-		return faultInfo(int(unix.SIGILL), illOPN, addr)
+		return fault{info: faultInfo(int(unix.SIGILL), illOPN, addr), trap: trapUD}
 	}
-	code := int32(segvMAPERR)
 	if th.mapped(addr) {
-		code = segvACCERR
+		return fault{info: faultInfo(int(unix.SIGSEGV), segvACCERR, addr), trap: trapPF, err: pfUserFetch | pfPresent, address: addr}
 	}
-	return faultInfo(int(unix.SIGSEGV), code, addr)
+	return fault{info: faultInfo(int(unix.SIGSEGV), segvMAPERR, addr), trap: trapPF, err: pfUserFetch, address: addr}
 }
 
 // mapped reports whether there is readable memory at addr.

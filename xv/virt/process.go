@@ -46,6 +46,7 @@ type thread struct {
 	away     atomic.Bool   // in a system call that the supervisor passed on
 	kicked   time.Time     // when kick was last called; guarded by the cache's lock
 
+	fault         *fault             // to be raised by the trap at address 0 that was asked for
 	done          func(result int64) // continues the request when Call is done
 	starting      func()             // what the first request of the thread does
 	pendingFaults []siginfo          // blocked in th.blocked, sent by processes

@@ -26,6 +26,11 @@ func (th *thread) signal() {
 		return
 	}
 	si := f.info()
+	if ft := th.fault; ft != nil && f.reg(frRIP) == 0 && unix.Signal(si.signo()) == unix.SIGSEGV {
+		th.fault = nil
+		th.raise(f, *ft, th.resuming)
+		return
+	}
 	regs, exact, err := th.original(f)
 	if err != nil {
 		s.fail(th.p, err)
@@ -114,10 +119,12 @@ func (th *thread) lastWasCall(regs *registers) bool {
 
 func (th *thread) originalInCache(f frame, regs registers) (registers, position, error) {
 	addr := uint32(regs.rip)
-	trapped := unix.Signal(th.ctx.u32(abi.SigNo)) == unix.SIGTRAP && f.reg(frTrap) == trapBP
 	pos := atCode
-	space := th.p.as.enter().space
+	c := th.p.as.enter()
 	defer th.p.as.exit()
+	space := c.space
+	trapped := unix.Signal(th.ctx.u32(abi.SigNo)) == unix.SIGTRAP && f.reg(frTrap) == trapBP &&
+		addr > abi.Cache && int(addr-abi.Cache) <= len(c.cache.view) && c.cache.view[addr-1-abi.Cache] == 0xcc // not int n
 	if trapped { // after the int3
 		addr--
 		if space.IsStale(addr) {
@@ -226,7 +233,13 @@ func (th *thread) handleTrap(f frame, si *siginfo, regs registers, pos position)
 	case atTable:
 		return th.tableTrap(f, regs)
 	}
-	if unix.Signal(si.signo()) == unix.SIGSEGV && si.code() == segvACCERR && th.p.as.isProtected(si.addr()) {
+	if unix.Signal(si.signo()) != unix.SIGSEGV || si.code() != segvACCERR {
+		return false
+	}
+	if pos == atCode && si.addr() == regs.gpr[rsp] && th.returnTrap(f, regs) {
+		return true
+	}
+	if th.p.as.isProtected(si.addr()) {
 		th.writeTrap(f, si.addr(), regs)
 		return true
 	}
@@ -241,7 +254,7 @@ func (th *thread) missTrap(f frame, regs registers, isCall bool) bool {
 	}
 	cache, err := th.tableMiss(regs.rip, isCall)
 	if err != nil {
-		th.deliver(f, th.faultSignal(regs.rip, err), regs)
+		th.raise(f, th.fetchFault(regs.rip, err), regs)
 		return true
 	}
 	out := regs
@@ -261,7 +274,7 @@ func (th *thread) tableTrap(f frame, regs registers) bool {
 	if x86.Decode(b[:n], &in) != nil {
 		return false
 	}
-	live := f.registers()
+	at, live := regs, f.registers()
 	target := th.ctx.u64(abi.T)
 	switch in.Class {
 	case x86.Ret:
@@ -269,6 +282,10 @@ func (th *thread) tableTrap(f frame, regs registers) bool {
 	case x86.CallInd: // the original return address is pushed already
 		target -= translate.CallBias
 		regs.gpr[rsp] = live.gpr[rsp]
+	}
+	if int64(target<<16)>>16 != int64(target) { // not canonical: the branch itself faults
+		th.raise(f, protection(0), at)
+		return true
 	}
 	regs.rip = target
 	return th.missTrap(f, regs, false)
@@ -278,7 +295,7 @@ func (th *thread) tableTrap(f frame, regs registers) bool {
 func (th *thread) returnTo(f frame, regs registers) {
 	cache, err := th.jump(regs.rip)
 	if err != nil {
-		th.deliver(f, th.faultSignal(regs.rip, err), regs)
+		th.raise(f, th.fetchFault(regs.rip, err), regs)
 		return
 	}
 	th.sigreturn(f, &regs, uint64(cache))
@@ -289,6 +306,25 @@ func (th *thread) sigreturn(f frame, regs *registers, cache uint64) {
 	th.resuming = *regs
 	f.setRegisters(regs, cache)
 	th.reply(abi.OpSigreturn, 0)
+}
+
+// returnTrap continues a return from a stack that can't be written: the translated form of ret stores
+// the cache address over the original one. It reports whether the instruction at rip is a return.
+func (th *thread) returnTrap(f frame, regs registers) bool {
+	var b [maxInst]byte
+	var in x86.Inst
+	n := th.read(regs.rip, b[:])
+	if x86.Decode(b[:n], &in) != nil || in.Class != x86.Ret {
+		return false
+	}
+	var ret [8]byte
+	if th.read(regs.gpr[rsp], ret[:]) < len(ret) {
+		return false
+	}
+	regs.rip = binary.LittleEndian.Uint64(ret[:])
+	regs.gpr[rsp] += 8 + uint64(in.Imm)&0xffff
+	th.returnTo(f, regs)
+	return true
 }
 
 // writeTrap handles a write to a page that was protected because code was translated from it.
@@ -304,7 +340,7 @@ func (th *thread) writeTrap(f frame, addr uint64, regs registers) {
 	// again. It runs alone, from a translation that is used once.
 	cache, err := th.lookup(func(sp *tcache.Space) (uint32, error) { return sp.Once(rawReader{th}, regs.rip) })
 	if err != nil {
-		th.deliver(f, th.faultSignal(regs.rip, err), regs)
+		th.raise(f, th.fetchFault(regs.rip, err), regs)
 		return
 	}
 	th.sigreturn(f, &regs, uint64(cache))

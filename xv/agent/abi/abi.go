@@ -127,6 +127,7 @@ const (
 	OpClone     = 5
 	OpExec      = 6
 	OpExit      = 7
+	OpInt80     = 9 // the same by int 0x80, with the registers eax ebx ecx edx esi edi ebp in Call
 	OpFinish    = 8 // the system call in Call, its result to the guest's rax, and resume
 )
 

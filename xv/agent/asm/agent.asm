@@ -117,6 +117,8 @@ replied:
 	je finish
 	cmp eax, OPEXIT
 	je exit
+	cmp eax, OPINT80
+	je int80
 	ud2
 
 # The vector was all: tell the server that waits on this context.
@@ -128,6 +130,20 @@ remote:
 	mov eax, 202			# futex
 	syscall
 	jmp wait
+
+# The same by the 32-bit entry.
+int80:
+	mov eax, [rbx+CALL]
+	mov ecx, [rbx+CALL+16]
+	mov edx, [rbx+CALL+24]
+	mov esi, [rbx+CALL+32]
+	mov edi, [rbx+CALL+40]
+	mov ebp, [rbx+CALL+48]
+	mov ebx, [rbx+CALL+8]
+	int 0x80
+	mov rbx, gs:[SELF]
+	mov gs:[G_RAX], rax
+	jmp resume
 
 # A system call that does not sleep, whose result goes to the guest.
 finish:
