@@ -139,7 +139,11 @@ func (th *thread) fetchFault(addr uint64, err error) fault {
 	if th.mapped(addr) {
 		return fault{info: faultInfo(int(unix.SIGSEGV), segvACCERR, addr), trap: trapPF, err: pfUserFetch | pfPresent, address: addr}
 	}
-	return fault{info: faultInfo(int(unix.SIGSEGV), segvMAPERR, addr), trap: trapPF, err: pfUserFetch, address: addr}
+	ft := fault{info: faultInfo(int(unix.SIGSEGV), segvMAPERR, addr), trap: trapPF, err: pfUserFetch, address: addr}
+	if addr > userLimit { // the kernel doesn't say which of its own addresses are mapped
+		ft.err |= pfPresent
+	}
+	return ft
 }
 
 // mapped reports whether there is readable memory at addr.

@@ -98,23 +98,19 @@ func (th *thread) original(f frame) (registers, position, error) {
 // cache address that `call rcx` pushed is a return site of the cache with the original one above.
 func (th *thread) lastWasCall(regs *registers) bool {
 	t := th.ctx.u64(abi.T)
-	if t >= translate.CallBias && t < translate.CallBias+abi.NearEnd || isVsyscall(t-translate.CallBias) {
+	if t >= translate.CallBias && t < translate.CallBias+abi.NearEnd {
 		return true
 	}
-	if t < translate.CallBias {
+	// Outside the near zone the bias alone does not tell; below it may have wrapped round.
+	if _, ok := th.p.as.executable(t); ok {
 		return false
 	}
-	// Far code: the bias alone does not tell.
 	var b [8]byte
 	if th.read(regs.gpr[rsp], b[:]) < 8 {
 		return false
 	}
 	site := binary.LittleEndian.Uint64(b[:])
-	if site < abi.Cache || site >= abi.CacheEnd {
-		return false
-	}
-	_, ok := th.p.as.executable(t - translate.CallBias)
-	return ok
+	return site >= abi.Cache && site < abi.CacheEnd
 }
 
 func (th *thread) originalInCache(f frame, regs registers) (registers, position, error) {
