@@ -13,6 +13,7 @@ type half struct {
 	next    uint32  // where the free part begins
 	retired bool    // everything in it is stale, and nothing new is put into it before it was reused
 	pieces  []piece // what it holds, by offset
+	arena   arena
 
 	// Regions of a retired half that hold no int3 yet. Their code is stale but still right, so that the int3 can be
 	// written bit by bit: a map of the fragment has to be made for that, which takes as long as translating it.
@@ -86,7 +87,7 @@ func (s *Space) usable() error {
 		if h.next > h.lo && s.cfg.Quiesce != nil && !s.cfg.Quiesce(s.cfg.Base+h.lo, s.cfg.Base+h.hi) {
 			continue
 		}
-		h.next, h.pieces, h.retired = h.lo, nil, false
+		h.next, h.pieces, h.arena, h.retired = h.lo, nil, arena{}, false
 		clear(s.maps)
 		clear(s.once)
 		return nil
@@ -112,8 +113,7 @@ func (s *Space) retire() {
 			h.draining = append(h.draining, r)
 		}
 	}
-	clear(s.blocks)
-	clear(s.byPage)
+	s.forgetRegions()
 	clear(s.waiting)
 	h.retired = true
 	s.stats.Retired++

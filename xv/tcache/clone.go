@@ -1,7 +1,6 @@
 package tcache
 
 import (
-	"maps"
 	"slices"
 	"sync/atomic"
 )
@@ -17,11 +16,11 @@ func (s *Space) Clone(cfg Config) *Space {
 	}
 	c := newSpace(cfg)
 	c.cur, c.stats = s.cur, s.stats
-	c.copies = maps.Clone(s.copies)
 
 	copied := make(map[*region]*region)
 	for i := range s.halves {
 		h := s.halves[i]
+		h.arena = arena{}
 		copy(c.cfg.Code[h.lo:h.next], s.cfg.Code[h.lo:h.next])
 		h.pieces = slices.Clone(h.pieces)
 		for k := range h.pieces {
@@ -52,23 +51,29 @@ func (s *Space) Clone(cfg Config) *Space {
 			}
 		}
 		for _, f := range r.fills {
-			from, to := s.cfg.slot(f.addr, f.call), c.cfg.slot(f.addr, f.call)
-			if from != nil && to != nil && atomic.LoadUint32(from) == f.value {
-				atomic.StoreUint32(to, f.value)
-			}
+			s.copyFill(c, f)
+		}
+		for _, e := range r.returns {
+			s.copyFill(c, fill{e.Addr, s.cfg.Base + r.base + e.Off, false})
 		}
 	}
-	for addr, p := range s.blocks {
-		c.blocks[addr] = place{copied[p.r], p.body}
-	}
-	for pg, list := range s.byPage {
-		to := make([]*region, len(list))
-		for i, r := range list {
-			to[i] = copied[r]
+	for addr, pg := range s.pages {
+		to := &page{addr: addr, starts: pg.starts, copy: pg.copy, regions: make([]*region, len(pg.regions))}
+		for i, r := range pg.regions {
+			to.regions[i] = copied[r]
 		}
-		c.byPage[pg] = to
+		c.pages[addr] = to
 	}
+	c.copies = s.copies
 	return c
+}
+
+// copyFill copies a table entry to the clone.
+func (s *Space) copyFill(c *Space, f fill) {
+	from, to := s.cfg.slot(f.addr, f.call), c.cfg.slot(f.addr, f.call)
+	if from != nil && to != nil && atomic.LoadUint32(from) == f.value {
+		atomic.StoreUint32(to, f.value)
+	}
 }
 
 // clone copies what can change of a region; the lists of links are for the caller to rebuild.

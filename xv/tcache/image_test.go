@@ -167,7 +167,7 @@ func (s *Space) verify(t *testing.T, im *image, full bool) {
 			if s.isDraining(r) {
 				return
 			}
-			for _, off := range translate.Boundaries(&r.code, r.reg, s.cfg.Base+r.base, &s.cfg.Layout) {
+			for _, off := range translate.Boundaries(&r.code, &r.reg, s.cfg.Base+r.base, &s.cfg.Layout) {
 				if s.cfg.Code[r.base+off] != int3 {
 					t.Fatalf("stale region %#x: no int3 at %#x", r.reg.Entry, off)
 				}
@@ -200,13 +200,31 @@ func (s *Space) verify(t *testing.T, im *image, full bool) {
 			}
 		}
 	}
-	for addr, p := range s.blocks {
-		if p.r.stale {
-			t.Fatalf("block %#x is of a stale region", addr)
+	copies := 0
+	for addr, pg := range s.pages {
+		if pg.addr != addr || len(pg.regions) == 0 && pg.copy == nil {
+			t.Fatalf("page %#x at %#x is empty", pg.addr, addr)
 		}
-		if full {
-			s.verifyPlace(t, s.cfg.Base+p.body, addr, false, false)
+		if pg.copy != nil {
+			copies++
 		}
+		for _, r := range pg.regions {
+			if r.stale {
+				t.Fatalf("page %#x has a stale region", addr)
+			}
+		}
+		for i := range uint64(pageSize) {
+			p, ok := s.block(addr + i)
+			if ok != s.isBlock(addr+i) {
+				t.Fatalf("block %#x: %v", addr+i, ok)
+			}
+			if ok && full {
+				s.verifyPlace(t, s.cfg.Base+p.body, addr+i, false, false)
+			}
+		}
+	}
+	if copies != s.copies {
+		t.Fatalf("%d copies, counted %d", copies, s.copies)
 	}
 	for target, ll := range s.waiting {
 		if ll.first == nil {
@@ -226,6 +244,16 @@ func (s *Space) verifyPlace(t *testing.T, cache uint32, orig uint64, reload, cal
 	if !ok || rec != want {
 		t.Fatalf("at %#x for %#x: recovered %+v, %v", cache, orig, rec, ok)
 	}
+}
+
+// regionAt returns the region of the block at orig.
+func (s *Space) regionAt(t *testing.T, orig uint64) *region {
+	t.Helper()
+	p, ok := s.block(orig)
+	if !ok {
+		t.Fatalf("no block at %#x", orig)
+	}
+	return p.r
 }
 
 // each calls f for each region, stale ones included.

@@ -31,13 +31,7 @@ func (s *Space) InvalidateThen(lo, hi uint64, f func()) (dropped int) {
 			return true
 		})
 	}
-	if lo < hi {
-		for pg := range s.copies {
-			if pg <= hi-1 && pg+pageMask >= lo {
-				delete(s.copies, pg)
-			}
-		}
-	}
+	s.pagesIn(lo, hi, s.forgetCopy)
 	if f != nil {
 		f()
 	}
@@ -61,34 +55,16 @@ func (s *Space) HasCode(lo, hi uint64) bool {
 
 // within returns the live regions with code in [lo, hi).
 func (s *Space) within(lo, hi uint64) []*region {
-	if lo >= hi {
-		return nil
-	}
 	var found []*region
 	seen := make(map[*region]bool)
-	collect := func(list []*region) {
-		for _, r := range list {
+	s.pagesIn(lo, hi, func(pg *page) {
+		for _, r := range pg.regions {
 			if !seen[r] && r.code.overlaps(lo, hi) {
 				seen[r] = true
 				found = append(found, r)
 			}
 		}
-	}
-	// Ranges are a page of generated code, or a whole mapping.
-	if first, last := lo&^pageMask, (hi-1)&^pageMask; (last-first)/pageSize < uint64(len(s.byPage)) {
-		for pg := first; ; pg += pageSize {
-			collect(s.byPage[pg])
-			if pg == last {
-				break
-			}
-		}
-	} else {
-		for pg, list := range s.byPage {
-			if pg >= first && pg <= last {
-				collect(list)
-			}
-		}
-	}
+	})
 	return found
 }
 
@@ -101,7 +77,7 @@ func (s *Space) Flush() {
 		h := &s.halves[i]
 		s.drain(h, len(h.draining))
 	}
-	clear(s.copies)
+	s.forgetCopies()
 }
 
 // Stats returns what was counted so far.

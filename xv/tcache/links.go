@@ -70,12 +70,16 @@ func (s *Space) wait(l *link) {
 	ll.push(l)
 }
 
-// unbind resets a bound branch to its exit stub.
+// unbind resets a bound branch to its exit stub, or to another translation of its target.
 func (s *Space) unbind(l *link) {
+	s.stats.Unlinks++
+	if p, dest, ok := s.destination(l); ok {
+		s.bind(l, p.r, dest)
+		return
+	}
 	s.patch(l.off, l.stub)
 	l.remove()
 	s.wait(l)
-	s.stats.Unlinks++
 }
 
 // forget takes a link of a stale fragment out of the lists. The branch itself stays as it is: no thread comes past
@@ -105,7 +109,7 @@ func (s *Space) patch(off, dest uint32) {
 	atomic.StoreUint64(word, v)
 }
 
-// fill is a table entry that leads to a region.
+// fill is a table entry that leads to a region, besides those of its return sites.
 type fill struct {
 	addr  uint64
 	value uint32
@@ -132,18 +136,29 @@ func (s *Space) fill(r *region, addr uint64, call bool, off uint32) {
 	s.stats.Fills++
 }
 
-// filled reports whether a table has an entry for addr.
-func (s *Space) filled(addr uint64, call bool) bool {
-	slot := s.cfg.slot(addr, call)
-	return slot != nil && atomic.LoadUint32(slot) != 0
+// fillReturns fills the entries of the region's return sites that lead nowhere yet.
+func (s *Space) fillReturns(r *region) {
+	for _, e := range r.returns {
+		slot := s.cfg.slot(e.Addr, false)
+		if slot != nil && atomic.CompareAndSwapUint32(slot, 0, s.cfg.Base+r.base+e.Off) {
+			s.stats.Fills++
+		}
+	}
 }
 
 // clearFills zeroes the table entries that still lead to r.
 func (s *Space) clearFills(r *region) {
 	for _, f := range r.fills {
-		if slot := s.cfg.slot(f.addr, f.call); slot != nil {
-			atomic.CompareAndSwapUint32(slot, f.value, 0)
-		}
+		s.clearFill(f)
 	}
 	r.fills = nil
+	for _, e := range r.returns {
+		s.clearFill(fill{e.Addr, s.cfg.Base + r.base + e.Off, false})
+	}
+}
+
+func (s *Space) clearFill(f fill) {
+	if slot := s.cfg.slot(f.addr, f.call); slot != nil {
+		atomic.CompareAndSwapUint32(slot, f.value, 0)
+	}
 }

@@ -6,72 +6,6 @@ import (
 	"xvrun/xv/translate"
 )
 
-const (
-	pageSize = 4096
-	pageMask = pageSize - 1
-	// lastPage is never executable; without it no address of code wraps around.
-	lastPage = ^uint64(pageMask)
-	// maxCopies bounds the copies of pages: a guest may execute a little of very many pages.
-	maxCopies = 4096
-)
-
-// page is a copy of a page of original code as it was when something was first translated from it.
-type page struct {
-	addr uint64
-	n    int // bytes that could be read
-	b    [pageSize]byte
-}
-
-// reader reads original code for translation, through the Space's copies of pages.
-type reader struct {
-	s    *Space
-	m    Memory
-	last *page
-}
-
-// ReadCode implements translate.Source.
-func (r *reader) ReadCode(addr uint64, p []byte) int {
-	n := 0
-	for n < len(p) {
-		at := addr + uint64(n)
-		if r.last == nil || r.last.addr != at&^pageMask {
-			pg := r.s.copyPage(r.m, at&^pageMask)
-			if pg == nil {
-				break
-			}
-			r.last = pg
-		}
-		off := int(at & pageMask)
-		if off >= r.last.n {
-			break
-		}
-		n += copy(p[n:], r.last.b[off:r.last.n])
-		if r.last.n < pageSize {
-			break
-		}
-	}
-	return n
-}
-
-// copyPage returns the copy of a page, made now if there is none; nil when nothing of it can be read.
-func (s *Space) copyPage(m Memory, addr uint64) *page {
-	if pg := s.copies[addr]; pg != nil {
-		return pg
-	}
-	if addr == lastPage {
-		return nil
-	}
-	if s.cfg.Translated != nil {
-		s.cfg.Translated(addr)
-	}
-	pg := &page{addr: addr}
-	if pg.n = m.ReadCode(addr, pg.b[:]); pg.n <= 0 || pg.n > pageSize {
-		return nil
-	}
-	s.copies[addr] = pg
-	return pg
-}
-
 // recipe is the original code of one region's blocks, for emitting the region again when the guest may have changed or
 // unmapped it. It never changes.
 type recipe struct {
@@ -87,26 +21,25 @@ type span struct {
 }
 
 // makeRecipe copies the code of the region's blocks; they are in order of address, and may overlap.
-func makeRecipe(src translate.Source, reg *translate.Region) recipe {
-	var rc recipe
-	for _, b := range reg.Blocks {
+func (a *arena) makeRecipe(src translate.Source, reg *translate.Region) recipe {
+	spans, size := a.work[:0], uint32(0)
+	for i := range reg.Blocks {
+		b := &reg.Blocks[i]
 		lo, hi := b.Addr, b.Addr+uint64(b.Len)
-		if k := len(rc.spans); k > 0 && lo <= rc.spans[k-1].end() {
-			last := &rc.spans[k-1]
-			if hi > last.end() {
+		if k := len(spans); k > 0 && lo <= spans[k-1].end() {
+			if last := &spans[k-1]; hi > last.end() {
+				size += uint32(hi - last.end())
 				last.len = uint32(hi - last.addr)
 			}
 			continue
 		}
-		rc.spans = append(rc.spans, span{addr: lo, len: uint32(hi - lo)})
+		spans = append(spans, span{addr: lo, off: size, len: uint32(hi - lo)})
+		size += uint32(hi - lo)
 	}
-	size := uint32(0)
-	for i := range rc.spans {
-		rc.spans[i].off = size
-		size += rc.spans[i].len
-	}
-	rc.bytes = make([]byte, size)
-	for _, sp := range rc.spans {
+	a.work = spans
+	rc := recipe{spans: a.spans.take(len(spans)), bytes: a.bytes.take(int(size))}
+	copy(rc.spans, spans)
+	for _, sp := range spans {
 		src.ReadCode(sp.addr, rc.bytes[sp.off:sp.off+sp.len])
 	}
 	return rc

@@ -28,7 +28,7 @@ func (s *Space) Once(m Memory, orig uint64) (uint32, error) {
 	now.spans = []span{{addr: orig, len: uint32(n)}}
 	if r := s.once[orig]; r != nil {
 		if bytes.HasPrefix(now.bytes[:n], r.code.bytes) {
-			return s.cfg.Base + r.base + r.entries[0].Off, nil
+			return s.cfg.Base + r.base + r.bodies[0], nil
 		}
 	}
 	one := translate.Limits{Blocks: 1, Bytes: 1, Stop: func(uint64) bool { return true }}
@@ -41,7 +41,7 @@ func (s *Space) Once(m Memory, orig uint64) (uint32, error) {
 		if err != nil {
 			return 0, err
 		}
-		code := makeRecipe(&now, &reg)
+		code := h.arena.makeRecipe(&now, &reg)
 		base, _ := h.room(0, translate.Align)
 		frag, err := translate.Emit(&code, &reg, s.cfg.Base+base, &s.cfg.Layout, &s.buf)
 		if err != nil {
@@ -54,12 +54,12 @@ func (s *Space) Once(m Memory, orig uint64) (uint32, error) {
 			s.retire()
 			continue
 		}
-		r := s.newRegion(&reg, code, frag, base)
+		r := s.newRegion(reg, code, frag, base)
 		r.stale = true
 		if len(s.once) >= maxOnce {
 			clear(s.once)
 		}
 		s.once[orig] = r
-		return s.cfg.Base + base + r.entries[0].Off, nil
+		return s.cfg.Base + base + r.bodies[0], nil
 	}
 }

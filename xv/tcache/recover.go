@@ -11,7 +11,7 @@ func (s *Space) mapOf(r *region) *translate.Map {
 	if m := s.maps[r]; m != nil {
 		return m
 	}
-	m, err := translate.Record(&r.code, r.reg, s.cfg.Base+r.base, &s.cfg.Layout, &s.buf)
+	m, err := translate.Record(&r.code, &r.reg, s.cfg.Base+r.base, &s.cfg.Layout, &s.buf)
 	if err != nil {
 		return nil
 	}

@@ -10,11 +10,11 @@ import (
 
 // region is one translated region: the recipe of its fragment, and what leads into and out of it.
 type region struct {
-	reg  *translate.Region
+	reg  translate.Region
 	code recipe
 	base uint32 // offset of the fragment in the cache
 
-	entries []translate.Entry // bodies of blocks, by address
+	bodies  []uint32          // of the blocks of reg, as offsets in the fragment
 	returns []translate.Entry // reloads of return sites, by address
 	call    entry             // of calls to reg.Entry, if reg.Called
 
@@ -31,6 +31,19 @@ type stub struct {
 	orig uint64
 	kind pieceKind
 	entry
+}
+
+// body returns the cache offset of the body of the block that starts at orig.
+func (r *region) body(orig uint64) (uint32, bool) {
+	blocks := r.reg.Blocks
+	if n := len(blocks); n == 0 || orig < blocks[0].Addr || orig > blocks[n-1].Addr {
+		return 0, false
+	}
+	k := sort.Search(len(blocks), func(k int) bool { return blocks[k].Addr >= orig })
+	if blocks[k].Addr != orig {
+		return 0, false
+	}
+	return r.base + r.bodies[k], true
 }
 
 // entry returns the existing entry for branches of a kind to orig.
@@ -77,22 +90,22 @@ func (s *Space) translate(m Memory, orig uint64, called, ahead bool) (*region, e
 			s.drain(&s.halves[i], drainStep)
 		}
 		// Not while a region is being read: all of it must come from the same copies.
-		if len(s.copies) >= maxCopies {
-			clear(s.copies)
+		if s.copies >= maxCopies {
+			s.forgetCopies()
 		}
-		src := &reader{s: s, m: m}
-		reg, err := translate.Discover(src, orig, called, translate.Limits{Stop: s.isBlock})
+		s.src.m = m
+		reg, err := translate.Discover(&s.src, orig, called, s.limits)
 		if err != nil {
 			return nil, err
 		}
-		code := makeRecipe(src, &reg)
+		code := h.arena.makeRecipe(&s.src, &reg)
 		base, _ := h.room(0, translate.Align)
 		frag, err := translate.Emit(&code, &reg, s.cfg.Base+base, &s.cfg.Layout, &s.buf)
 		if err != nil {
 			return nil, err
 		}
 		if _, ok := h.room(len(frag.Code)+reserve, translate.Align); ok {
-			return s.install(&reg, code, frag, base), nil
+			return s.install(reg, code, frag, base), nil
 		}
 		if ahead || len(h.pieces) == 0 {
 			return nil, ErrSize
@@ -101,25 +114,26 @@ func (s *Space) translate(m Memory, orig uint64, called, ahead bool) (*region, e
 	}
 }
 
-func (s *Space) isBlock(orig uint64) bool {
-	_, ok := s.blocks[orig]
-	return ok
-}
-
 // newRegion writes a fragment into the cache. Nothing leads to it yet.
-func (s *Space) newRegion(reg *translate.Region, code recipe, frag *translate.Fragment, base uint32) *region {
-	r := &region{
+func (s *Space) newRegion(reg translate.Region, code recipe, frag *translate.Fragment, base uint32) *region {
+	mem := &s.halves[s.cur].arena
+	r := &mem.regions.take(1)[0]
+	*r = region{
 		reg:     reg,
 		code:    code,
 		base:    base,
-		entries: slices.Clone(frag.Entries),
-		returns: slices.Clone(frag.Returns),
+		bodies:  mem.bodies.take(len(frag.Entries)),
+		returns: mem.entries.keep(frag.Returns),
 		call:    entry{base + frag.CallEntry, base + frag.DirectCallEntry},
-		links:   make([]link, len(frag.Links)),
+		links:   mem.links.take(len(frag.Links)),
+	}
+	for i := range frag.Entries {
+		r.bodies[i] = frag.Entries[i].Off
 	}
 	// Overlapping code aside, both are in order already.
 	slices.SortFunc(r.returns, func(a, b translate.Entry) int { return cmp.Compare(a.Addr, b.Addr) })
-	for i, l := range frag.Links {
+	for i := range frag.Links {
+		l := &frag.Links[i]
 		r.links[i] = link{from: r, target: l.Target, off: base + l.Off, stub: base + l.Stub, call: l.Call}
 	}
 	slices.SortFunc(r.links, func(a, b link) int { return cmp.Compare(a.stub, b.stub) })
@@ -128,19 +142,14 @@ func (s *Space) newRegion(reg *translate.Region, code recipe, frag *translate.Fr
 }
 
 // install writes a fragment into the cache and then lets everything lead to it that should.
-func (s *Space) install(reg *translate.Region, code recipe, frag *translate.Fragment, base uint32) *region {
+func (s *Space) install(reg translate.Region, code recipe, frag *translate.Fragment, base uint32) *region {
 	r := s.newRegion(reg, code, frag, base)
 	s.stats.Regions++
 	s.stats.Live++
 	s.stats.Instrs += uint64(frag.Instrs)
 	s.stats.SourceBytes += uint64(len(r.code.bytes))
 
-	r.code.pages(func(pg uint64) { s.byPage[pg] = append(s.byPage[pg], r) })
-	for _, e := range r.entries {
-		if !s.isBlock(e.Addr) {
-			s.blocks[e.Addr] = place{r, base + e.Off}
-		}
-	}
+	s.index(r)
 	for i := range r.links {
 		l := &r.links[i]
 		if p, dest, ok := s.destination(l); ok {
@@ -149,14 +158,10 @@ func (s *Space) install(reg *translate.Region, code recipe, frag *translate.Frag
 			s.wait(l)
 		}
 	}
-	for _, e := range r.entries {
-		s.bindWaiting(e.Addr)
+	for i := range r.reg.Blocks {
+		s.bindWaiting(r.reg.Blocks[i].Addr)
 	}
-	for _, e := range r.returns {
-		if !s.filled(e.Addr, false) {
-			s.fill(r, e.Addr, false, base+e.Off)
-		}
-	}
+	s.fillReturns(r)
 	return r
 }
 
@@ -178,7 +183,7 @@ func (s *Space) bindWaiting(target uint64) {
 // destination returns where a link can be bound to at once: a block that is translated. A call to a block without the
 // inline entry of calls gets a stub if there is room.
 func (s *Space) destination(l *link) (place, uint32, bool) {
-	p, ok := s.blocks[l.target]
+	p, ok := s.block(l.target)
 	if !ok || !l.call {
 		return p, p.body, ok
 	}
@@ -195,12 +200,7 @@ func (s *Space) destination(l *link) (place, uint32, bool) {
 func (s *Space) drop(r *region) {
 	r.stale = true
 	s.clearFills(r)
-	for _, e := range r.entries {
-		if s.blocks[e.Addr].r == r {
-			delete(s.blocks, e.Addr)
-		}
-	}
-	r.code.pages(func(pg uint64) { s.unindex(pg, r) })
+	s.unindex(r)
 	for r.in.first != nil {
 		s.unbind(r.in.first)
 	}
@@ -217,30 +217,13 @@ const int3 = 0xcc
 // trap writes an int3 to every place of a stale fragment where threads arrive on their way from one original instruction
 // to the next. They are single bytes, so that a thread runs either the old instruction or the int3.
 func (s *Space) trap(r *region) {
-	m, err := translate.Record(&r.code, r.reg, s.cfg.Base+r.base, &s.cfg.Layout, &s.buf)
+	m, err := translate.Record(&r.code, &r.reg, s.cfg.Base+r.base, &s.cfg.Layout, &s.buf)
 	if err != nil {
 		// Translation is pure, and the fragment was emitted from this recipe.
 		panic("tcache: recipe lost: " + err.Error())
 	}
 	for _, off := range m.Boundaries() {
 		s.cfg.Code[r.base+off] = int3
-	}
-}
-
-// unindex takes a region off a page.
-func (s *Space) unindex(pg uint64, r *region) {
-	list := s.byPage[pg]
-	for i := range list {
-		if list[i] == r {
-			list[i] = list[len(list)-1]
-			list = list[:len(list)-1]
-			break
-		}
-	}
-	if len(list) == 0 {
-		delete(s.byPage, pg)
-	} else {
-		s.byPage[pg] = list
 	}
 }
 

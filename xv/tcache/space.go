@@ -15,10 +15,13 @@ type Space struct {
 	halves [2]half
 	cur    int // the half that is being filled
 
-	blocks  map[uint64]place     // by original address of every block of every live region: its body
-	byPage  map[uint64][]*region // by page of original code: live regions with code in it
+	pages   map[uint64]*page     // by address
+	last    *page                // the one that was last looked up
+	copies  int                  // pages with a copy
 	waiting map[uint64]*linkList // by original address: links that lead to their exit stub until it is translated
-	copies  map[uint64]*page
+
+	src    reader
+	limits translate.Limits
 
 	once map[uint64]*region // by original address: translations of single instructions
 	buf  translate.Buffer
@@ -48,15 +51,17 @@ func newSpace(cfg Config) *Space {
 	if cfg.Base&pageMask != 0 || uintptr(unsafe.Pointer(unsafe.SliceData(cfg.Code)))&7 != 0 {
 		panic("tcache: the cache memory is not aligned")
 	}
-	return &Space{
+	s := &Space{
 		cfg:     cfg,
-		blocks:  make(map[uint64]place),
-		byPage:  make(map[uint64][]*region),
+		pages:   make(map[uint64]*page),
+		last:    &noPage,
 		waiting: make(map[uint64]*linkList),
-		copies:  make(map[uint64]*page),
 		once:    make(map[uint64]*region),
 		maps:    make(map[*region]*translate.Map),
 	}
+	s.src.s = s
+	s.limits.Stop = s.isBlock
+	return s
 }
 
 // Jump returns the cache address at which a thread with the exact original state may be resumed at orig, translating
@@ -151,15 +156,20 @@ func (s *Space) locate(m Memory, orig uint64, called bool) (place, error) {
 		return place{}, err
 	}
 	s.ahead(m, r)
-	return s.blocks[orig], nil
+	p, _ := s.block(orig)
+	return p, nil
 }
 
 // lookup finds the translation of orig, also in the middle of a block.
 func (s *Space) lookup(orig uint64) (place, bool) {
-	if p, ok := s.blocks[orig]; ok {
+	if p, ok := s.block(orig); ok {
 		return p, true
 	}
-	for _, r := range s.byPage[orig&^pageMask] {
+	pg := s.page(orig)
+	if pg == nil {
+		return place{}, false
+	}
+	for _, r := range pg.regions {
 		if !r.code.overlaps(orig, orig+1) {
 			continue
 		}

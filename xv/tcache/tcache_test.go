@@ -30,7 +30,7 @@ func TestTakeLink(t *testing.T) {
 	if _, err := s.FillCall(im, im.lo); err != nil {
 		t.Fatal(err)
 	}
-	r := s.blocks[im.lo].r
+	r := s.regionAt(t, im.lo)
 	if len(r.links) != 1 || !r.links[0].call || r.links[0].to != nil {
 		t.Fatalf("links: %+v", r.links)
 	}
@@ -64,7 +64,7 @@ func TestStaleStub(t *testing.T) {
 	if _, err := s.Jump(im, im.lo); err != nil {
 		t.Fatal(err)
 	}
-	l := &s.blocks[im.lo].r.links[0]
+	l := &s.regionAt(t, im.lo).links[0]
 	stub := s.cfg.Base + l.stub
 	if n := s.Invalidate(im.lo, im.lo+1); n != 1 || !s.IsStale(stub) {
 		t.Fatalf("dropped %d", n)
@@ -106,7 +106,8 @@ func TestInvalidate(t *testing.T) {
 	if !s.HasCode(im.lo+0x100, im.lo+0x101) || s.HasCode(im.lo+0x101, im.lo+0x2000) || s.HasCode(0, im.lo) || !s.HasCode(0, ^uint64(0)) {
 		t.Error("HasCode")
 	}
-	g := s.cfg.Base + s.blocks[im.lo+0x100].body
+	p, _ := s.block(im.lo + 0x100)
+	g := s.cfg.Base + p.body
 	then := false
 	if n := s.InvalidateThen(im.lo+0x100, im.lo+0x200, func() { then = true }); n != 1 || !then {
 		t.Errorf("dropped %d, then %v", n, then)
@@ -127,7 +128,7 @@ func TestInvalidate(t *testing.T) {
 	if st := s.Stats(); len(told) != 2 || st.Links != 2 || st.Unlinks != 1 {
 		t.Errorf("told %d, %+v", len(told), st)
 	}
-	if p := s.blocks[im.lo+0x100]; !bytes.Equal(s.cfg.Code[p.body:p.body+2], []byte{0x31, 0xc0}) {
+	if p, _ := s.block(im.lo + 0x100); !bytes.Equal(s.cfg.Code[p.body:p.body+2], []byte{0x31, 0xc0}) {
 		t.Error("old code")
 	}
 	s.verify(t, im, true)
@@ -137,7 +138,7 @@ func TestInvalidate(t *testing.T) {
 	if _, err := s.Jump(im, im.lo); !errors.As(err, &de) {
 		t.Error(err)
 	}
-	if st := s.Stats(); st.Live != 0 || len(s.blocks)+len(s.byPage)+len(s.waiting)+len(s.copies) != 0 {
+	if st := s.Stats(); st.Live != 0 || len(s.pages)+len(s.waiting)+s.copies != 0 {
 		t.Errorf("%+v", st)
 	}
 }
@@ -451,7 +452,7 @@ func TestOnce(t *testing.T) {
 		t.Errorf("%+v %v", rec, ok)
 	}
 	r := s.find(at).r
-	if told != 0 || len(s.blocks)+len(s.copies)+len(s.byPage) != 0 || r.code.bytes == nil || len(r.code.bytes) != 6 || len(r.links) != 1 {
+	if told != 0 || len(s.pages)+s.copies != 0 || r.code.bytes == nil || len(r.code.bytes) != 6 || len(r.links) != 1 {
 		t.Errorf("told %d; %+v", told, r)
 	}
 	if once() != at {
@@ -517,8 +518,8 @@ func TestManyPages(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(s.copies) > maxCopies {
-		t.Errorf("%d copies", len(s.copies))
+	if s.copies > maxCopies {
+		t.Errorf("%d copies", s.copies)
 	}
 	if n := s.Invalidate(0, 1<<40); n != 2*maxCopies+10 {
 		t.Errorf("dropped %d", n)
