@@ -9,6 +9,15 @@ const (
 	NearHigh = 0x4000_0000
 )
 
+// Regions are the addresses that xv takes for itself; a non-PIE cannot have them. The first holds the
+// agent, the cache and half of the lookup table of jumps, the second half of that of calls. The other
+// halves are for code above 512 MiB and are taken only where nothing else is.
+var Regions = [2][2]uint64{{0x4000_0000, 0xfffc_0000}, {0x1_7ffc_0000, 0x1_fffc_0000}}
+
+// fixedBelow separates images that the kernel placed from those that are linked to their address: it
+// places none lower (the mapping base of mmap's bottom-up layout, arch/x86/mm/mmap.c).
+const fixedBelow = 1 << 45
+
 // Info describes a file that can be executed.
 type Info struct {
 	Path      string   // the ELF file that runs; the last interpreter if Scripts is not empty
@@ -52,8 +61,14 @@ func fitsNear(path string, img *image) error {
 	switch {
 	case img.typ == Exec && img.low < NearLow:
 		return outside(path, img.low)
-	case img.typ == Exec && img.high > NearHigh:
+	case img.typ == Exec && img.high > fixedBelow:
 		return outside(path, img.high)
+	case img.typ == Exec:
+		for _, r := range Regions {
+			if img.low < r[1] && img.high > r[0] {
+				return outside(path, max(img.low, r[0]))
+			}
+		}
 	case img.typ == Dyn && img.high-img.low > zone:
 		e := refuse(path, 0, "its segments span %d MiB, more than the near zone's %d MiB", (img.high-img.low)>>20, zone>>20)
 		e.Field = "p_memsz"
@@ -63,7 +78,7 @@ func fitsNear(path string, img *image) error {
 }
 
 func outside(path string, addr uint64) error {
-	e := refuse(path, 0, "non-PIE with an address of %#x, outside of the near zone %#x-%#x", addr, uint64(NearLow), uint64(NearHigh))
+	e := refuse(path, 0, "non-PIE with an address of %#x, which xv needs (it leaves %#x-%#x and %#x-%#x)", addr, uint64(NearLow), Regions[0][0], Regions[1][1], uint64(fixedBelow))
 	e.Field = "p_vaddr"
 	return e
 }

@@ -123,7 +123,7 @@ func TestFitsNear(t *testing.T) {
 		{image{typ: Exec, low: 0x400000, high: 0x500000}, ""},
 		{image{typ: Exec, low: NearLow, high: NearHigh}, ""},
 		{image{typ: Exec, low: 0, high: 0x1000}, "address of 0x0"},
-		{image{typ: Exec, low: 0x400000, high: 0x60000000}, "address of 0x60000000"},
+		{image{typ: Exec, low: 0x400000, high: 0x60000000}, "address of 0x40000000"},
 		{image{typ: Dyn, low: 0, high: 0x1000}, ""},
 		{image{typ: Dyn, low: 0, high: 1 << 31}, "span 2048 MiB"},
 	} {

@@ -293,7 +293,7 @@ func lookup(aux []AuxEntry, tag uint64) (uint64, bool) {
 func place(g *group, alloc func(size, align uint64) (uint64, error)) (uint64, error) {
 	low, high := g.low(), g.high()
 	switch {
-	case low >= NearLow && high <= NearHigh:
+	case low >= NearLow && high <= NearHigh, g.kind == Program && low >= NearHigh && high <= fixedBelow:
 		return low, nil
 	case low < NearHigh:
 		return 0, fmt.Errorf("loader: %s %q at %#x-%#x lies across the border of the near zone", g.kind, g.path(), low, high)

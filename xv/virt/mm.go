@@ -25,13 +25,18 @@ func pages(addr, length uint64) (lo, hi uint64, ok bool) {
 
 // reserved reports whether [lo, hi) touches memory of xv.
 func (as *addressSpace) reserved(lo, hi uint64) bool {
-	if lo < abi.TableEnd && hi > abi.Agent {
-		return true
+	for _, r := range loader.Regions {
+		if lo < r[1] && hi > r[0] {
+			return true
+		}
 	}
 	c := as.enter()
 	defer as.exit()
 	c.farMu.RLock()
 	defer c.farMu.RUnlock()
+	if c.upper && lo < abi.TableEnd && hi > abi.Agent {
+		return true
+	}
 	for _, f := range c.far {
 		for _, at := range []uint64{f.lo, f.lo + 1<<30} {
 			if start := abi.Table + 4*at; lo < start+4*(f.hi-f.lo) && hi > start {
@@ -90,8 +95,11 @@ func (th *thread) gainCode(lo, hi uint64, prot int) {
 		th.p.s.fail(th.p, err)
 		panic(gone{})
 	}
-	if lo >= abi.NearEnd && hi <= abi.FarEnd {
+	switch {
+	case lo >= abi.NearEnd && hi <= abi.FarEnd:
 		th.coverFar(lo, hi)
+	case hi > abi.NearHalf && lo < abi.NearEnd:
+		th.coverUpper()
 	}
 	as.rangesMu.Lock()
 	as.ranges = as.ranges.with(lo, hi, prot)
@@ -171,7 +179,10 @@ func (th *thread) place(k call, lo, hi, prot, flags uint64) (r int64, done bool)
 	reservation := anonymous && prot == unix.PROT_NONE
 	switch {
 	case flags&unix.MAP_32BIT != 0, image, prot&unix.PROT_EXEC != 0 && size <= maxNearMapping:
-		if r, ok := th.placeIn(k, lo, size, abi.NearStart, abi.NearEnd); ok {
+		if r, ok := th.placeIn(k, lo, size, abi.NearStart, abi.NearHalf); ok {
+			return r, true
+		}
+		if r, ok := th.placeIn(k, lo, size, abi.NearHalf, abi.NearEnd); ok {
 			return r, true
 		}
 		if flags&unix.MAP_32BIT != 0 {
@@ -248,7 +259,10 @@ func findGap(maps []loader.VMA, size, align, lo, hi uint64) (uint64, bool) {
 func (as *addressSpace) nearGap(maps []loader.VMA) func(size, align uint64) (uint64, error) {
 	next := uint64(nearImages)
 	return func(size, align uint64) (uint64, error) {
-		at, ok := findGap(maps, size, max(align, pageSize), next, abi.NearEnd)
+		at, ok := findGap(maps, size, max(align, pageSize), next, abi.NearHalf)
+		if !ok {
+			at, ok = findGap(maps, size, max(align, pageSize), max(next, abi.NearHalf), abi.NearEnd)
+		}
 		if !ok {
 			return 0, fmt.Errorf("no %d bytes below %#x for an image", size, uint64(abi.NearEnd))
 		}

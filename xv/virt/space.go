@@ -100,6 +100,7 @@ type codeSpace struct {
 	cache  *shared
 	tables *shared
 	farMu  sync.RWMutex
+	upper  bool // the tables for the near zone above NearHalf are mapped
 	far    []farTable
 	space  *tcache.Space
 	users  atomic.Int32
@@ -151,15 +152,15 @@ func (c *codeSpace) config() tcache.Config {
 
 // slot is the table entry of an original address.
 func (c *codeSpace) slot(addr uint64, isCall bool) *uint32 {
-	if addr < abi.NearEnd {
+	c.farMu.RLock()
+	defer c.farMu.RUnlock()
+	if addr < abi.NearHalf || addr < abi.NearEnd && c.upper {
 		off := 4 * addr
 		if isCall {
 			off += 4 << 30
 		}
 		return (*uint32)(unsafe.Pointer(&c.tables.view[off]))
 	}
-	c.farMu.RLock()
-	defer c.farMu.RUnlock()
 	for i := range c.far {
 		if f := &c.far[i]; f.lo <= addr && addr < f.hi {
 			table := f.jump
@@ -285,6 +286,7 @@ func (as *addressSpace) privatize(th *thread) error {
 		return err
 	}
 	old.farMu.RLock()
+	c.upper = old.upper
 	for _, f := range old.far {
 		table, ferr := newFarTable(f.lo, f.hi)
 		if ferr != nil {
@@ -319,7 +321,12 @@ func (c *codeSpace) mapInto(th *thread) error {
 	}
 	parts := []part{
 		{c.cache, abi.Cache, uint64(len(c.cache.view)), 0, unix.PROT_READ | unix.PROT_EXEC},
-		{c.tables, abi.Table, abi.TableEnd - abi.Table, 0, unix.PROT_READ},
+		{c.tables, abi.Table, tableHalf, 0, unix.PROT_READ},
+		{c.tables, abi.Table + 2*tableHalf, tableHalf, 2 * tableHalf, unix.PROT_READ},
+	}
+	if c.upper {
+		parts = append(parts, part{c.tables, abi.Table + tableHalf, tableHalf, tableHalf, unix.PROT_READ},
+			part{c.tables, abi.Table + 3*tableHalf, tableHalf, 3 * tableHalf, unix.PROT_READ})
 	}
 	for _, f := range c.far {
 		size := 4 * (f.hi - f.lo)
@@ -332,6 +339,31 @@ func (c *codeSpace) mapInto(th *thread) error {
 		}
 	}
 	return nil
+}
+
+// tableHalf is the size of the tables' parts for half of the near zone.
+const tableHalf = 4 * abi.NearHalf
+
+// coverUpper maps the lookup tables for the upper half of the near zone, where nothing else is. Without
+// them indirect branches there trap.
+func (th *thread) coverUpper() {
+	c := th.p.as.enter()
+	defer th.p.as.exit()
+	c.farMu.Lock()
+	defer c.farMu.Unlock()
+	if c.upper {
+		return
+	}
+	for _, off := range []uint64{tableHalf, 3 * tableHalf} {
+		if err := th.mapShared(c.tables, abi.Table+off, tableHalf, off, unix.PROT_READ, unix.MAP_FIXED_NOREPLACE); err != nil {
+			th.p.s.trace("%d: tables above %#x: %v", th.tid, uint64(abi.NearHalf), err)
+			if off > tableHalf {
+				th.remote(call{unix.SYS_MUNMAP, [6]uint64{abi.Table + tableHalf, tableHalf}})
+			}
+			return
+		}
+	}
+	c.upper = true
 }
 
 // mapShared maps an object of the supervisor into the address space of th.

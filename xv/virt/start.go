@@ -290,16 +290,14 @@ func (th *thread) buildImage(entry *uint64, stack uint64) error {
 			return fmt.Errorf("writing the auxiliary vector at %#x", view.At(patch))
 		}
 	}
-	as.rangesMu.Lock()
 	for _, m := range plan.Moves {
 		if m.Exec {
-			as.ranges = as.ranges.with(m.NewStart, m.NewStart+m.OldEnd-m.OldStart, m.Prot|unix.PROT_EXEC)
+			th.gainCode(m.NewStart, m.NewStart+m.OldEnd-m.OldStart, m.Prot|unix.PROT_EXEC)
 		}
 	}
 	if plan.ExecStack {
-		as.ranges = as.ranges.with(plan.Stack.Start, plan.Stack.End, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC)
+		th.gainCode(plan.Stack.Start, plan.Stack.End, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC)
 	}
-	as.rangesMu.Unlock()
 	start, ok := plan.Translate(*entry)
 	if !ok {
 		return fmt.Errorf("the entry point %#x lies in no image", *entry)

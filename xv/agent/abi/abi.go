@@ -11,6 +11,7 @@ package abi
 const (
 	NearStart = 0x0001_0000 // the first address of the near zone (vm.mmap_min_addr)
 	NearEnd   = 0x4000_0000 // its end; the virtualization region follows
+	NearHalf  = 0x2000_0000 // images are placed below; the tables for what is above are mapped on demand
 	Agent     = 0x4000_0000 // the agent's code
 	AgentSize = 0x1_0000
 	Contexts  = 0x4010_0000 // header page, then the contexts: one shared, writable object
