@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -129,6 +130,7 @@ func (th *thread) mmap(regs *registers) {
 		return
 	}
 	as := th.p.as
+	th.mappedShared(prot, flags)
 	if flags&(unix.MAP_FIXED|unix.MAP_FIXED_NOREPLACE) != 0 {
 		if as.reserved(lo, hi) {
 			errno := unix.ENOMEM
@@ -382,6 +384,69 @@ func (as *addressSpace) protect(th *thread, lo, hi uint64) bool {
 	return true
 }
 
+// protectAliases makes other writable mappings of the file pages behind [lo, hi) read-only: a program
+// that generates code may write it at one address and execute it at another.
+func (as *addressSpace) protectAliases(th *thread, lo, hi uint64) bool {
+	vmas, err := th.maps()
+	if err != nil {
+		return false
+	}
+	for page := lo &^ (pageSize - 1); page < hi; page += pageSize {
+		for _, alias := range aliasesOf(vmas, page) {
+			as.rangesMu.Lock()
+			if !slices.Contains(as.aliases[alias], page) {
+				as.aliases[alias] = append(as.aliases[alias], page)
+			}
+			as.rangesMu.Unlock()
+			if !as.protect(th, alias, alias+pageSize) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// aliasesOf lists the other pages of writable mappings that are the same page of a file.
+func aliasesOf(vmas []loader.VMA, page uint64) (list []uint64) {
+	i := slices.IndexFunc(vmas, func(v loader.VMA) bool { return v.Contains(page) })
+	if i < 0 || !vmas[i].Shared || vmas[i].Inode == 0 {
+		return nil
+	}
+	code := vmas[i]
+	offset := code.Offset + page - code.Start
+	for _, v := range vmas {
+		if v.Shared && v.Dev == code.Dev && v.Inode == code.Inode && v.Prot&loader.ProtWrite != 0 &&
+			v.Offset <= offset && offset-v.Offset < v.Len() {
+			if at := v.Start + offset - v.Offset; at != page {
+				list = append(list, at)
+			}
+		}
+	}
+	return list
+}
+
+// mappedShared notes that a file was mapped shared. A new writable mapping of code makes the
+// translations of all shared code stale: the next ones protect it too.
+func (th *thread) mappedShared(prot, flags uint64) {
+	as := th.p.as
+	if flags&unix.MAP_SHARED == 0 || flags&unix.MAP_ANONYMOUS != 0 || prot&(unix.PROT_WRITE|unix.PROT_EXEC) == 0 {
+		return
+	}
+	if first := !as.files.Swap(true); first || prot&unix.PROT_WRITE == 0 {
+		return
+	}
+	vmas, err := th.maps()
+	if err != nil {
+		return
+	}
+	for _, v := range vmas {
+		if v.Shared && v.Inode != 0 && as.hasCode(v.Start, v.End) {
+			as.enter().space.Invalidate(v.Start, v.End)
+			as.exit()
+		}
+	}
+}
+
 // isProtected reports whether a page is read-only because code was translated from it.
 func (as *addressSpace) isProtected(addr uint64) bool {
 	as.rangesMu.RLock()
@@ -394,6 +459,18 @@ func (as *addressSpace) isProtected(addr uint64) bool {
 func (as *addressSpace) unprotect(th *thread, lo, hi uint64) {
 	c := as.enter()
 	defer as.exit()
+	as.rangesMu.Lock()
+	var others []uint64
+	for page := lo; page < hi; page += pageSize {
+		others = append(others, as.aliases[page]...)
+		delete(as.aliases, page)
+	}
+	as.rangesMu.Unlock()
+	defer func() { // after the page is writable: what is translated from now on protects it again
+		for _, page := range others {
+			c.space.Invalidate(page, page+pageSize)
+		}
+	}()
 	c.space.InvalidateThen(lo, hi, func() {
 		for page := lo; page < hi; page += pageSize {
 			as.rangesMu.Lock()

@@ -5,6 +5,7 @@ package virt
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -30,6 +31,8 @@ type addressSpace struct {
 	rangesMu  sync.RWMutex
 	ranges    ranges              // memory that the guest may execute; the kernel's mappings are never executable
 	protected map[uint64]struct{} // pages that the guest may write, but were made read-only when translated
+	aliases   map[uint64][]uint64 // of a protected page: the pages of code that it is another mapping of
+	files     atomic.Bool         // a file was mapped shared, to write or to execute
 	nearNext  uint64              // where the search for free near addresses goes on
 
 	users atomic.Int32 // processes
@@ -40,7 +43,7 @@ func (s *Session) newAddressSpace() (*addressSpace, error) {
 	if err != nil {
 		return nil, err
 	}
-	as := &addressSpace{s: s, code: code, protected: map[uint64]struct{}{}, nearNext: nearImages}
+	as := &addressSpace{s: s, code: code, protected: map[uint64]struct{}{}, aliases: map[uint64][]uint64{}, nearNext: nearImages}
 	as.users.Store(1)
 	return as, nil
 }
@@ -55,12 +58,13 @@ func (as *addressSpace) fork() *addressSpace {
 	defer as.exit()
 	as.rangesMu.RLock()
 	defer as.rangesMu.RUnlock()
-	child := &addressSpace{s: as.s, code: code, ranges: as.ranges.clone(), nearNext: as.nearNext, protected: map[uint64]struct{}{}}
+	child := &addressSpace{s: as.s, code: code, ranges: as.ranges.clone(), nearNext: as.nearNext, protected: map[uint64]struct{}{}, aliases: maps.Clone(as.aliases)}
 	for page := range as.protected {
 		child.protected[page] = struct{}{}
 	}
 	code.users.Add(1)
 	child.users.Store(1)
+	child.files.Store(as.files.Load())
 	return child
 }
 
@@ -201,6 +205,9 @@ func (r codeReader) ReadCode(addr uint64, p []byte) int {
 			break
 		}
 		end := min(cr.hi, addr+uint64(len(p)))
+		if as.files.Load() && !as.protectAliases(r.th, addr+uint64(n), end) {
+			break
+		}
 		if cr.prot&unix.PROT_WRITE != 0 {
 			if !as.protect(r.th, addr+uint64(n), end) {
 				break
