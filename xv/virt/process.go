@@ -128,6 +128,9 @@ func (s *Session) adopt(p *process, pid int) error {
 	s.mu.Unlock()
 	s.counters.processes.Add(1)
 	s.reaper.add(pid)
+	if p == s.first {
+		return nil // await waits for it
+	}
 	return s.deaths.watch(p)
 }
 
@@ -152,11 +155,13 @@ func (s *Session) forget(p *process) {
 	}
 }
 
-// deathWatch learns of the end of processes by their pidfds.
+// deathWatch learns of the end of processes by their pidfds. It takes a thread once there is a process
+// to watch.
 type deathWatch struct {
 	s     *Session
 	epoll int
 	wake  int // eventfd that ends the watch
+	start sync.Once
 	mu    sync.Mutex
 	procs map[int32]*process // by pidfd
 }
@@ -173,7 +178,6 @@ func newDeathWatch(s *Session) (*deathWatch, error) {
 	}
 	d := &deathWatch{s: s, epoll: ep, wake: wake, procs: map[int32]*process{}}
 	unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, wake, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)})
-	go d.run()
 	return d, nil
 }
 
@@ -185,6 +189,7 @@ func (d *deathWatch) watch(p *process) error {
 	if err != nil {
 		return fmt.Errorf("watching process %d: %w", p.pid, err)
 	}
+	d.start.Do(func() { go d.run() })
 	return nil
 }
 
@@ -214,7 +219,16 @@ func (d *deathWatch) run() {
 }
 
 func (d *deathWatch) close() {
-	if d != nil {
+	if d == nil {
+		return
+	}
+	started := true
+	d.start.Do(func() {
+		started = false
+		unix.Close(d.wake)
+		unix.Close(d.epoll)
+	})
+	if started {
 		unix.Write(d.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 	}
 }

@@ -36,6 +36,7 @@ type Session struct {
 	nextSlot  int
 	processes map[int]*process // by pid
 	first     *process
+	left      []*codeSpace // of the last process
 	stop      func(syscall.Signal)
 	failure   error // what the supervisor could not do; the guest was killed for it
 
@@ -94,19 +95,28 @@ func (s *Session) open() error {
 	return s.startServers()
 }
 
-// release frees what open made. The servers must have nothing left to serve.
+// release frees what open made. The servers must have nothing left to serve. The memory goes after the
+// return: unmapping interrupts the processors that run this process, and a command that exits now need
+// not wait for it.
 func (s *Session) release() {
 	s.reaper.stop()
 	s.deaths.close()
-	for _, b := range s.bells {
-		b.servers.Wait()
-	}
-	if s.agent != nil {
-		s.agent.close()
-	}
-	if s.contexts != nil {
-		s.contexts.close()
-	}
+	go func() {
+		for _, b := range s.bells {
+			b.servers.Wait()
+		}
+		if s.agent != nil {
+			s.agent.close()
+		}
+		if s.contexts != nil {
+			s.contexts.close()
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, c := range s.left {
+			c.close()
+		}
+	}()
 }
 
 // Pid is the process id of the first process.

@@ -184,6 +184,18 @@ func (c *codeSpace) leave() {
 	if c.space != nil {
 		c.s.counters.retire(c.space.Stats())
 	}
+	c.s.mu.Lock()
+	last := len(c.s.processes) == 0
+	if last {
+		c.s.left = append(c.s.left, c)
+	}
+	c.s.mu.Unlock()
+	if !last {
+		c.close()
+	}
+}
+
+func (c *codeSpace) close() {
 	c.cache.close()
 	c.tables.close()
 	for _, f := range c.far {
