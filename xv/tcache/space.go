@@ -36,6 +36,14 @@ type place struct {
 	body uint32
 }
 
+// Limits of a region. Of the code that is reachable without a call about half is executed, so that larger regions cost
+// more translation than they save misses: with four times as much, programs start with 10 % more instructions translated
+// and 10 % fewer misses, of which each takes as long as 50 to 100 instructions.
+const (
+	maxBlocks = 128
+	maxBytes  = 2 << 10
+)
+
 // New makes an empty Space. It panics when cfg.Code is too small or not aligned.
 func New(cfg Config) *Space {
 	if len(cfg.Code) < 2*pageSize || uint64(cfg.Base)+uint64(len(cfg.Code)) > 1<<31 {
@@ -60,7 +68,7 @@ func newSpace(cfg Config) *Space {
 		maps:    make(map[*region]*translate.Map),
 	}
 	s.src.s = s
-	s.limits.Stop = s.isBlock
+	s.limits = translate.Limits{Blocks: maxBlocks, Bytes: maxBytes, Stop: s.isBlock}
 	return s
 }
 

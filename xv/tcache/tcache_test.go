@@ -424,7 +424,7 @@ func TestStubsFull(t *testing.T) {
 func TestTooSmall(t *testing.T) {
 	s := New(Config{Code: make([]byte, 2*pageSize), Base: testBase, Layout: testLayout})
 	for range 2 {
-		if _, err := s.Jump(nops{}, 1<<20); err != ErrSize {
+		if _, err := s.Jump(calls{}, 5<<20); err != ErrSize {
 			t.Error(err)
 		}
 	}
@@ -524,6 +524,16 @@ func TestManyPages(t *testing.T) {
 	if n := s.Invalidate(0, 1<<40); n != 2*maxCopies+10 {
 		t.Errorf("dropped %d", n)
 	}
+}
+
+// calls is memory that is full of calls to 4 KiB later, at every fifth byte.
+type calls struct{}
+
+func (calls) ReadCode(addr uint64, p []byte) int {
+	for i := range p {
+		p[i] = []byte{0xe8, 0, 0x10, 0, 0}[(addr+uint64(i))%5]
+	}
+	return len(p)
 }
 
 // rets is memory that is full of ret instructions.

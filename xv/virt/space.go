@@ -121,8 +121,8 @@ type farTable struct {
 }
 
 // translateAhead is how many bytes of original code a miss translates beyond what it needs: a hand-off
-// takes as long as translating about 200 instructions.
-const translateAhead = 4 << 10
+// takes as long as translating 50 to 100 instructions, and not all of them are executed.
+const translateAhead = 512
 
 func (s *Session) newCodeSpace() (*codeSpace, error) {
 	c := &codeSpace{s: s, asked: map[uint32]uint64{}}
