@@ -110,6 +110,14 @@ func (th *thread) gainCode(lo, hi uint64, prot int) {
 	}
 }
 
+// guestProt is the protection that the guest means.
+func (as *addressSpace) guestProt(prot uint64) uint64 {
+	if as.readExec && prot&unix.PROT_READ != 0 {
+		prot |= unix.PROT_EXEC
+	}
+	return prot
+}
+
 // kernelProt is the protection that the kernel gets for the guest's: never executable, and readable
 // where the guest may execute, because the supervisor reads it.
 func kernelProt(prot uint64) uint64 {
@@ -122,7 +130,7 @@ func kernelProt(prot uint64) uint64 {
 func (th *thread) mmap(regs *registers) {
 	a := th.args(regs)
 	lo, hi, ok := pages(a[0], a[1])
-	prot, flags := a[2], a[3]
+	prot, flags := th.p.as.guestProt(a[2]), a[3]
 	k := call{unix.SYS_MMAP, a}
 	k.args[2] = kernelProt(prot)
 	if !ok {
@@ -320,7 +328,7 @@ func (th *thread) mprotect(regs *registers) {
 		th.result(regs, -int64(unix.ENOMEM))
 		return
 	}
-	prot := a[2]
+	prot := th.p.as.guestProt(a[2])
 	k.args[2] = kernelProt(prot)
 	th.loseCode(lo, hi)
 	if prot&unix.PROT_EXEC == 0 {

@@ -33,6 +33,7 @@ type addressSpace struct {
 	protected map[uint64]struct{} // pages that the guest may write, but were made read-only when translated
 	aliases   map[uint64][]uint64 // of a protected page: the pages of code that it is another mapping of
 	files     atomic.Bool         // a file was mapped shared, to write or to execute
+	readExec  bool                // what the guest maps readable it may execute (personality(2))
 	nearNext  uint64              // where the search for free near addresses goes on
 
 	users atomic.Int32 // processes
@@ -64,6 +65,7 @@ func (as *addressSpace) fork() *addressSpace {
 	}
 	code.users.Add(1)
 	child.users.Store(1)
+	child.readExec = as.readExec
 	child.files.Store(as.files.Load())
 	return child
 }

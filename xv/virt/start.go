@@ -278,6 +278,9 @@ func (th *thread) buildImage(entry *uint64, stack uint64) error {
 		// Only the part that exists: the stack grows with the protection of its lowest page.
 		calls = append(calls, call{unix.SYS_MPROTECT, [6]uint64{plan.Stack.Start, plan.Stack.Len(), unix.PROT_READ | unix.PROT_WRITE | unix.PROT_GROWSDOWN}})
 	}
+	if err := th.clearReadImpliesExec(); err != nil {
+		return err
+	}
 	calls = append(calls, call{unix.SYS_SIGALTSTACK, [6]uint64{th.ctx.addr + abi.SigStack, 0}})
 	if err := th.remoteErr(calls...); err != nil {
 		return err
@@ -307,6 +310,20 @@ func (th *thread) buildImage(entry *uint64, stack uint64) error {
 		p.s.trace("%d: %s %s at %#x (was %#x)", p.pid, img.Kind, img.Path, img.NewLow, img.Low)
 	}
 	return nil
+}
+
+// readImpliesExec is READ_IMPLIES_EXEC of personality(2): what is mapped readable can be executed.
+const readImpliesExec = 0x0400000
+
+// clearReadImpliesExec takes the flag from the kernel, which would make original code executable, and
+// keeps it for the guest.
+func (th *thread) clearReadImpliesExec() error {
+	r := th.remote(call{unix.SYS_PERSONALITY, [6]uint64{0xffffffff}})[0]
+	if r < 0 || r&readImpliesExec == 0 {
+		return nil
+	}
+	th.p.as.readExec = true
+	return th.remoteErr(call{unix.SYS_PERSONALITY, [6]uint64{uint64(r) &^ readImpliesExec}})
 }
 
 // withoutOurs leaves out what inject mapped.
@@ -355,8 +372,10 @@ func (th *thread) tracedExec(next *thread, k call) {
 			th.followExec(next)
 		}
 	}()
-	if err := <-started; err == unix.ESRCH {
-		return // it has just died
+	if err := <-started; err == unix.ESRCH { // it has just died
+		th.p.s.drop(next)
+		next.p.as.leave()
+		return
 	} else if err != nil {
 		th.p.s.fail(th.p, fmt.Errorf("tracing the execve of process %d: %w (ptrace must be permitted)", th.p.pid, err))
 		return
