@@ -14,7 +14,7 @@ import (
 type Case struct {
 	// NativeWrap, if set, is Wrap of the native run: for a difference that docs/supported.md describes.
 	NativeWrap []string
-	Name string
+	Name       string
 	Spec
 	// Exit is the exit status that the native run must have: a guest that
 	// checks itself must not fail natively. Signal is the signal that kills it.

@@ -71,7 +71,7 @@ func (th *thread) cloneWith(regs *registers, k call, flags, stack uint64) {
 	if stack != 0 {
 		state.gpr[rsp] = stack
 	}
-	child.starting = func() { child.begun(state, flags) }
+	child.starting = func() { child.begun(p, state, flags) }
 	child.ctx.setU64(abi.GuestGS, th.ctx.u64(abi.GuestGS))
 	child.ctx.setU32(abi.SetMask, 1)
 	child.setMask(th.mask)
@@ -123,15 +123,26 @@ func (th *thread) newChild(flags uint64) (*thread, error) {
 	return t, err
 }
 
-// begun is the first request of a cloned thread.
-func (th *thread) begun(state registers, flags uint64) {
+// begun is the first request of a thread that parent cloned.
+func (th *thread) begun(parent *process, state registers, flags uint64) {
 	s := th.p.s
-	th.tid = int(th.ctx.u32(abi.TID))
-	if flags&unix.CLONE_THREAD == 0 {
-		if err := s.adopt(th.p, int(th.ctx.u32(abi.PID))); err != nil {
-			s.fail(nil, err)
+	if flags&unix.CLONE_THREAD != 0 {
+		tid, err := th.p.identifyThread(int(th.ctx.u32(abi.TID)))
+		if err != nil {
+			s.fail(th.p, err)
 			return
 		}
+		th.tid = tid
+	} else {
+		pid, err := parent.identify(int(th.ctx.u32(abi.PID)))
+		if err == nil {
+			err = s.adopt(th.p, pid)
+		}
+		if err != nil {
+			s.fail(parent, err)
+			return
+		}
+		th.tid = pid
 		if flags&unix.CLONE_VM == 0 && th.p.as.writableCode() {
 			// Its copies of pages that code is generated into will change on their own.
 			if err := th.p.as.privatize(th); err != nil {

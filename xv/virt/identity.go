@@ -1,0 +1,108 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// A new thread says who it is, in words that the guest can write. What the supervisor does to that
+// thread (reading its memory, tracing it) must not reach a process that is no part of the guest, so
+// the kernel is asked. In a PID namespace of its own a guest sees other numbers than the supervisor.
+
+// identify returns the process and thread id of a new process whose parent is p, which sees itself
+// as pid.
+func (p *process) identify(pid int) (int, error) {
+	s := p.s
+	if ppid, ok := parentOf(pid); ok && s.has(ppid) && !s.has(pid) {
+		return pid, nil
+	}
+	for _, child := range childrenOf(p.pid) {
+		if !s.has(child) && innermostID(fmt.Sprintf("/proc/%d/status", child)) == pid {
+			return child, nil
+		}
+	}
+	return 0, fmt.Errorf("a new process says that it is %d, but it is no child of process %d", pid, p.pid)
+}
+
+// identifyThread returns the id of a new thread of p, which sees itself as tid.
+func (p *process) identifyThread(tid int) (int, error) {
+	if unix.Tgkill(p.pid, tid, 0) == nil {
+		return tid, nil
+	}
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", p.pid))
+	if err != nil {
+		return 0, err
+	}
+	for _, t := range tasks {
+		if innermostID(fmt.Sprintf("/proc/%d/task/%s/status", p.pid, t.Name())) == tid {
+			return strconv.Atoi(t.Name())
+		}
+	}
+	return 0, fmt.Errorf("a new thread says that it is %d, but it is none of process %d", tid, p.pid)
+}
+
+// has reports whether pid is a process of the guest.
+func (s *Session) has(pid int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.processes[pid] != nil
+}
+
+// parentOf reads a process's parent from /proc/PID/stat, behind the name in parentheses.
+func parentOf(pid int) (int, bool) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, false
+	}
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 2 {
+		return 0, false
+	}
+	ppid, err := strconv.Atoi(string(fields[1]))
+	return ppid, err == nil
+}
+
+// childrenOf lists the children of all threads of a process.
+func childrenOf(pid int) (list []int) {
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return nil
+	}
+	for _, t := range tasks {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", pid, t.Name()))
+		if err != nil {
+			continue
+		}
+		for _, f := range bytes.Fields(text) {
+			if n, err := strconv.Atoi(string(f)); err == nil {
+				list = append(list, n)
+			}
+		}
+	}
+	return list
+}
+
+// innermostID is the last number of NSpid in a status file: the id in the task's own PID namespace.
+func innermostID(path string) int {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0
+	}
+	_, rest, ok := bytes.Cut(text, []byte("\nNSpid:"))
+	if !ok {
+		return 0
+	}
+	line, _, _ := bytes.Cut(rest, []byte("\n"))
+	fields := bytes.Fields(line)
+	if len(fields) == 0 {
+		return 0
+	}
+	n, _ := strconv.Atoi(string(fields[len(fields)-1]))
+	return n
+}
