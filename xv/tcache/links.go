@@ -3,6 +3,8 @@ package tcache
 import (
 	"sync/atomic"
 	"unsafe"
+
+	"xvrun/xv/translate"
 )
 
 // link is a direct branch from one fragment to code outside its region. It is bound when its rel32 leads to the
@@ -19,6 +21,13 @@ type link struct {
 	// stale fragments are on none.
 	list       *linkList
 	prev, next *link
+}
+
+func (l *link) way() translate.Way {
+	if l.call {
+		return translate.ByCall
+	}
+	return translate.ByLink
 }
 
 // linkList is a list of links with removal in constant time: popular targets have thousands of links.

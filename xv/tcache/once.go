@@ -37,7 +37,7 @@ func (s *Space) Once(m Memory, orig uint64) (uint32, error) {
 			return 0, err
 		}
 		h := &s.halves[s.cur]
-		reg, err := translate.Discover(&now, orig, false, one)
+		reg, err := translate.Discover(&now, orig, translate.ByLink, one)
 		if err != nil {
 			return 0, err
 		}

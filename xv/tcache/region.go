@@ -16,7 +16,8 @@ type region struct {
 
 	bodies  []uint32          // of the blocks of reg, as offsets in the fragment
 	returns []translate.Entry // reloads of return sites, by address
-	call    entry             // of calls to reg.Entry, if reg.Called
+	call    entry             // of calls to reg.Entry, if reg.Way is translate.ByCall
+	jump    uint32            // of jumps to reg.Entry, if reg.Way is not translate.ByLink
 
 	links []link // direct branches out of it, by exit stub
 	in    linkList
@@ -49,8 +50,10 @@ func (r *region) body(orig uint64) (uint32, bool) {
 // entry returns the existing entry for branches of a kind to orig.
 func (r *region) entry(orig uint64, kind pieceKind) (entry, bool) {
 	switch {
-	case kind == pieceCall && r.reg.Called && orig == r.reg.Entry:
+	case kind == pieceCall && r.reg.Way == translate.ByCall && orig == r.reg.Entry:
 		return r.call, true
+	case kind == pieceJump && r.reg.Way != translate.ByLink && orig == r.reg.Entry:
+		return entry{r.jump, r.jump}, true
 	case kind == pieceJump:
 		k := sort.Search(len(r.returns), func(k int) bool { return r.returns[k].Addr >= orig })
 		if k < len(r.returns) && r.returns[k].Addr == orig {
@@ -80,7 +83,7 @@ const drainStep = 2
 
 // translate translates the region of orig into the cache and makes it known. When the half is full, everything in it
 // becomes stale and the other half is used; except ahead of the first use, which is not worth that.
-func (s *Space) translate(m Memory, orig uint64, called, ahead bool) (*region, error) {
+func (s *Space) translate(m Memory, orig uint64, way translate.Way, ahead bool) (*region, error) {
 	for {
 		if err := s.usable(); err != nil {
 			return nil, err
@@ -94,7 +97,7 @@ func (s *Space) translate(m Memory, orig uint64, called, ahead bool) (*region, e
 			s.forgetCopies()
 		}
 		s.src.m = m
-		reg, err := translate.Discover(&s.src, orig, called, s.limits)
+		reg, err := translate.Discover(&s.src, orig, way, s.limits)
 		if err != nil {
 			return nil, err
 		}
@@ -125,6 +128,7 @@ func (s *Space) newRegion(reg translate.Region, code recipe, frag *translate.Fra
 		bodies:  mem.bodies.take(len(frag.Entries)),
 		returns: mem.entries.keep(frag.Returns),
 		call:    entry{base + frag.CallEntry, base + frag.DirectCallEntry},
+		jump:    base + frag.JumpEntry,
 		links:   mem.links.take(len(frag.Links)),
 	}
 	for i := range frag.Entries {
@@ -242,7 +246,7 @@ func (s *Space) ahead(m Memory, r *region) {
 			if l.to != nil || budget <= 0 {
 				continue
 			}
-			next, err := s.translate(m, l.target, l.call, true)
+			next, err := s.translate(m, l.target, l.way(), true)
 			if err != nil {
 				// The first thread that branches there gets the error, or the room.
 				budget -= aheadCost

@@ -78,7 +78,7 @@ func (s *Space) Jump(m Memory, orig uint64) (uint32, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats.Misses++
-	p, err := s.locate(m, orig, false)
+	p, err := s.locate(m, orig, translate.ByLink)
 	if err != nil {
 		return 0, err
 	}
@@ -131,7 +131,7 @@ func (s *Space) TakeLink(m Memory, stub uint32) (resume uint32, target uint64, c
 		p, e, err = s.enter(m, l.target, pieceCall)
 		dest = e.direct
 	} else {
-		p, err = s.locate(m, l.target, false)
+		p, err = s.locate(m, l.target, translate.ByLink)
 		dest = p.body
 	}
 	if err != nil {
@@ -153,13 +153,12 @@ func (s *Space) linkAt(stub uint32) *link {
 	return p.r.linkAt(stub - s.cfg.Base)
 }
 
-// locate finds or makes the translation of orig. When it translates, called says whether the region gets the inline
-// entry of calls.
-func (s *Space) locate(m Memory, orig uint64, called bool) (place, error) {
+// locate finds or makes the translation of orig. When it translates, way is how the region is reached.
+func (s *Space) locate(m Memory, orig uint64, way translate.Way) (place, error) {
 	if p, ok := s.lookup(orig); ok {
 		return p, nil
 	}
-	r, err := s.translate(m, orig, called, false)
+	r, err := s.translate(m, orig, way, false)
 	if err != nil {
 		return place{}, err
 	}
@@ -197,9 +196,13 @@ type entry struct {
 
 // enter finds or makes the translation of orig and the entry for branches of a kind.
 func (s *Space) enter(m Memory, orig uint64, kind pieceKind) (place, entry, error) {
+	way := translate.ByJump
+	if kind == pieceCall {
+		way = translate.ByCall
+	}
 	// Each round but the first begins with an empty half.
 	for range 2 {
-		p, err := s.locate(m, orig, kind == pieceCall)
+		p, err := s.locate(m, orig, way)
 		if err != nil {
 			return place{}, entry{}, err
 		}

@@ -97,7 +97,7 @@ func TestInvalidate(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.verify(t, im, true)
-	if st := s.Stats(); st.Ahead != 1 || st.Links != 1 || st.Live != 2 || st.Stubs != 1 {
+	if st := s.Stats(); st.Ahead != 1 || st.Links != 1 || st.Live != 2 || st.Stubs != 0 {
 		t.Errorf("%+v", st)
 	}
 	if len(told) != 1 || told[0] != im.lo {

@@ -14,7 +14,7 @@ import (
 
 // Offsets in the thread context, which GS points at.
 const (
-	OffS       = 0x08 // rcx while an indirect branch is in flight
+	OffS       = 0x08 // rcx, wherever control enters a region and while an indirect branch is in flight
 	OffT       = 0x10 // original target of the indirect branch in flight
 	OffX0      = 0x18 // first scratch register of a rewritten instruction
 	OffX1      = 0x20 // second scratch register of a rewritten instruction
@@ -46,9 +46,19 @@ type Source interface {
 // Region is the recipe of one translation: with the original bytes it is enough to emit it again.
 type Region struct {
 	Entry  uint64
-	Called bool    // the entry has the inline prologue of calls
+	Way    Way
 	Blocks []Block // in order of Addr
 }
+
+// Way is how the entry of a region was first reached. It decides which entries the region has inline, just before
+// the body of the entry's block; the other ones are stubs out of line, on demand.
+type Way uint8
+
+const (
+	ByLink Way = iota // a direct jump: no entry but the body
+	ByJump            // an indirect jump: J
+	ByCall            // a call: IC, J and D
+)
 
 // Block is a run of instructions that is entered only at its start. Calls and conditional branches may lie
 // inside it. What does not end with an unconditional branch falls through to Addr+Len. Blocks overlap
@@ -56,8 +66,17 @@ type Region struct {
 type Block struct {
 	Addr uint64
 	Len  uint32 // original bytes
-	Room uint32 // upper bound of the translated bytes
+	Room uint32 // upper bound of the translated bytes; see blockStale
 }
+
+// blockStale marks, in Room, a block whose start can be reached from within the region with an rcx that gs:[OffS]
+// does not hold.
+const blockStale = 1 << 31
+
+func (b *Block) room() uint32 { return b.Room &^ blockStale }
+
+// stale reports that gs:[OffS] need not hold rcx at the start of the block.
+func (b *Block) stale() bool { return b.Room&blockStale != 0 }
 
 // Limits bound a region.
 type Limits struct {
@@ -122,9 +141,10 @@ type Fragment struct {
 	Returns []Entry // reload of every return site, which is its entry in table J; in order of offset
 	Links   []Link  // in order of Off
 
-	// Entries of calls to Region.Entry, valid if Region.Called.
-	CallEntry       uint32 // IC: entry in table C
-	DirectCallEntry uint32 // D: where direct calls go
+	// Entries of Region.Entry.
+	JumpEntry       uint32 // entry in table J; not valid if Region.Way is ByLink
+	CallEntry       uint32 // IC: entry in table C; valid if Region.Way is ByCall
+	DirectCallEntry uint32 // D: where direct calls go; valid if Region.Way is ByCall
 }
 
 // Saved is a register whose original value is in the thread context.

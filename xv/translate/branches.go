@@ -1,5 +1,7 @@
 package translate
 
+import "encoding/binary"
+
 // pad emits nops such that the rel32 field which follows after lead more bytes can be patched: it must lie
 // inside one aligned 8 bytes. movable says that the nops may go before the copied instruction before, so
 // that the processor can still fuse it with a conditional jump. rip is the original address here.
@@ -63,6 +65,7 @@ func (b *Buffer) special() {
 func (b *Buffer) jmp(target, rip uint64, flags uint8) {
 	i := b.blockAt(target)
 	if i < 0 {
+		flags = b.spillBefore(rip, flags)
 		b.pad(1, false, rip, flags)
 	}
 	if b.rec != nil {
@@ -87,10 +90,13 @@ func (b *Buffer) jump() { b.jmp(b.in.Target(b.pc), b.pc, atStart) }
 func (b *Buffer) fallThrough() {
 	blocks := b.region.Blocks
 	i := b.block + 1
-	if i < len(blocks) && blocks[i].Addr == b.next && !(b.region.Called && b.next == b.region.Entry) {
+	if i < len(blocks) && blocks[i].Addr == b.next && !(b.region.Way != ByLink && b.next == b.region.Entry) {
 		return
 	}
 	b.used += roomJmp
+	if b.stale {
+		b.used += sizeGS
+	}
 	b.jmp(b.next, b.next, 0)
 }
 
@@ -104,16 +110,30 @@ func (b *Buffer) condJump() {
 		b.relative(i, 1)
 		return
 	}
-	if i < 0 {
+	if i < 0 && !b.stale {
 		b.pad(2, true, b.pc, atStart)
 	}
 	b.start()
 	b.put1(0x0f) // jcc rel32
 	b.put1(0x80 | cc)
-	if i >= 0 {
+	switch {
+	case i >= 0:
 		b.relative(i, 4)
-	} else {
+	case b.stale:
+		b.detours = append(b.detours, detour{uint32(b.n), target})
+		b.n += 4
+	default:
 		b.link(target, false)
+	}
+}
+
+// spillDetours emits the rest of the conditional branches out of the region before which gs:[OffS] need not hold rcx.
+func (b *Buffer) spillDetours() {
+	b.stale = true
+	for _, d := range b.detours {
+		b.grow()
+		binary.LittleEndian.PutUint32(b.code[d.at:], uint32(b.n)-d.at-4)
+		b.jmp(d.target, d.target, atBoundary)
 	}
 }
 
@@ -137,6 +157,7 @@ func (b *Buffer) loop() {
 	b.put1(0xeb) // jmp rel8
 	over := b.n
 	b.n++
+	b.stale = staleAfter(kindLoop, &b.in, b.stale)
 	b.jmp(target, target, 0)
 	b.code[over] = byte(b.n - over - 1)
 }
@@ -144,10 +165,14 @@ func (b *Buffer) loop() {
 func (b *Buffer) xbegin() {
 	target := b.in.Target(b.pc)
 	i := b.blockAt(target)
+	flags := uint8(atStart)
 	if i < 0 {
-		b.pad(2, false, b.pc, atStart)
+		flags = b.spillBefore(b.pc, flags)
+		b.pad(2, false, b.pc, flags)
 	}
-	b.start()
+	if b.rec != nil {
+		b.rec.add(b.n, flags, Recovery{RIP: b.pc})
+	}
 	b.lit("\xc7\xf8") // xbegin rel32
 	if i >= 0 {
 		b.relative(i, 4)
@@ -156,8 +181,26 @@ func (b *Buffer) xbegin() {
 	}
 }
 
-// spill saves rcx, to be used before every indirect branch.
-func (b *Buffer) spill() { b.storeGS(rcx, OffS) }
+// spill starts the translation of an indirect branch: gs:[OffS] gets rcx, if it does not hold it.
+func (b *Buffer) spill() {
+	b.start()
+	if b.stale {
+		b.storeGS(rcx, OffS)
+	}
+}
+
+// spillBefore emits the spill before a direct branch out of the region, where gs:[OffS] must hold rcx: the code there need
+// not spill it again. It returns what is left of the flags for the next instruction.
+func (b *Buffer) spillBefore(rip uint64, flags uint8) uint8 {
+	if !b.stale {
+		return flags
+	}
+	if b.rec != nil {
+		b.rec.add(b.n, flags, Recovery{RIP: rip})
+	}
+	b.storeGS(rcx, OffS)
+	return 0
+}
 
 // reload restores rcx, which an indirect branch to this place spilled.
 func (b *Buffer) reload(r Recovery) {
@@ -175,14 +218,33 @@ func (b *Buffer) returnSite() {
 // adjustRSP is lea rsp,[rsp+8].
 const adjustRSP = "\x48\x8d\x64\x24\x08"
 
-// prologue emits the entries of calls: IC, for indirect calls, and D, for direct ones.
+// overAdjust makes adjustRSP behind it the end of nop dword [rax+rcx*2+disp32], whatever the first byte of
+// adjustRSP: an int3 there turns it into another nop.
+const overAdjust = "\x0f\x1f\x84"
+
+// prologue emits the inline entries: IC, for indirect calls, J, for indirect jumps, and D, for direct calls. Nothing
+// in it jumps: most calls of shared libraries come as an indirect jump of a procedure linkage table.
 func (b *Buffer) prologue() {
-	b.frag.CallEntry = uint32(b.n)
-	r := Recovery{RIP: b.pc, RSPAdd: 8}
-	b.reload(r)
-	b.frag.DirectCallEntry = uint32(b.n)
-	b.stop(r)
-	b.lit(adjustRSP)
+	adjust := Recovery{RIP: b.pc, RSPAdd: 8}
+	switch b.region.Way {
+	case ByLink:
+		return
+	case ByCall:
+		b.frag.CallEntry = uint32(b.n)
+		ic := adjust
+		ic.RCXFromS = true
+		b.stop(ic)
+		b.lit(adjustRSP)
+	}
+	b.frag.JumpEntry = uint32(b.n)
+	b.reload(Recovery{RIP: b.pc})
+	if b.region.Way == ByCall {
+		b.mark(Recovery{RIP: b.pc})
+		b.lit(overAdjust)
+		b.frag.DirectCallEntry = uint32(b.n)
+		b.stop(adjust)
+		b.lit(adjustRSP)
+	}
 }
 
 // pushReturn pushes the original return address. r is the state before.
@@ -198,8 +260,11 @@ func (b *Buffer) pushReturn(r Recovery) {
 }
 
 func (b *Buffer) call() {
-	b.pad(int(roomPush(b.next))+1, false, b.pc, atStart)
-	b.start()
+	flags := b.spillBefore(b.pc, atStart)
+	b.pad(int(roomPush(b.next))+1, false, b.pc, flags)
+	if b.rec != nil {
+		b.rec.add(b.n, flags, Recovery{RIP: b.pc})
+	}
 	b.pushReturn(Recovery{RIP: b.pc})
 	b.mark(Recovery{RIP: b.pc, RSPAdd: 8})
 	b.put1(0xe8) // call rel32
@@ -212,50 +277,54 @@ func (b *Buffer) callNext() {
 	b.pushReturn(Recovery{RIP: b.pc})
 }
 
-// lookup stores the target of an indirect branch, which is in rcx, and loads its cache address. r is the
-// state at the branch.
-func (b *Buffer) lookup(r Recovery) {
+// lookup stores the target of an indirect branch, which is in the register reg, and loads its cache address into rcx.
+// r is the state at the branch.
+func (b *Buffer) lookup(reg uint8, r Recovery) {
 	b.mark(r)
-	b.storeGS(rcx, OffT)
+	b.storeGS(reg, OffT)
 	r.Kind = KindTable
 	b.mark(r)
-	b.lit("\x8b\x0c\x8d") // mov ecx,[rcx*4+disp32]
+	if reg >= 8 {
+		b.put1(0x42) // REX.X
+	}
+	b.put1(0x8b) // mov ecx,[reg*4+disp32]
+	b.put1(0x0c)
+	b.put1(0x85 | reg&7<<3)
 	b.put4(b.layout.Table)
 }
 
 func (b *Buffer) callIndirect() {
-	b.start()
 	b.spill()
 	r := Recovery{RIP: b.pc, RCXFromS: true}
-	b.loadTarget(r)
+	reg := b.loadTarget(r)
 	b.mark(r)
 	b.pushReturn(r)
 	r.RSPAdd = 8
 	b.mark(r)
-	b.lit("\x48\x8d\x89\x00\x00\x00\x40") // lea rcx,[rcx+CallBias]
-	b.lookup(r)
+	b.put1(0x48 | reg>>3)
+	b.put1(0x8d) // lea rcx,[reg+CallBias]
+	b.put1(0x80 | rcx<<3 | reg&7)
+	b.put4(CallBias)
+	b.lookup(rcx, r)
 	b.mark(r)
 	b.lit("\xff\xd1") // call rcx
 	b.returnSite()
 }
 
 func (b *Buffer) jumpIndirect() {
-	b.start()
 	b.spill()
 	r := Recovery{RIP: b.pc, RCXFromS: true}
-	b.loadTarget(r)
-	b.lookup(r)
+	b.lookup(b.loadTarget(r), r)
 	b.mark(r)
 	b.lit("\xff\xe1") // jmp rcx
 }
 
 func (b *Buffer) ret() {
-	b.start()
 	b.spill()
 	r := Recovery{RIP: b.pc, RCXFromS: true}
 	b.mark(r)
 	b.lit("\x48\x8b\x0c\x24") // mov rcx,[rsp]
-	b.lookup(r)
+	b.lookup(rcx, r)
 	b.mark(r)
 	b.lit("\x48\x89\x0c\x24") // mov [rsp],rcx
 	// The return address on the stack is gone: only forward from here.

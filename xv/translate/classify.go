@@ -185,7 +185,7 @@ func isTileMove(in *x86.Inst) bool {
 const (
 	sizeGS     = 9  // mov r,gs:[slot] or mov gs:[slot],r
 	sizeMovabs = 10 // movabs r,imm64
-	sizeTable  = 7  // mov ecx,[rcx*4+TBL]
+	sizeTable  = 8  // mov ecx,[reg*4+TBL]
 	sizePush   = 5  // push imm32
 	sizePushHi = 8  // mov dword [rsp+4],imm32
 	sizeAdjust = 5  // lea rsp,[rsp+8]
@@ -193,9 +193,12 @@ const (
 	sizePad    = 3  // before a rel32 that can be patched
 	sizeStub   = 17 // mov dword gs:[Stub],imm32 ; jmp rel32
 
-	sizePrologue = sizeGS + sizeAdjust
+	sizeOver     = 3 // overAdjust
+	sizePrologue = sizeAdjust + sizeGS + sizeOver + sizeAdjust
 	roomJmp      = sizePad + sizeJmp
 )
+
+var prologueSizes = [...]uint32{ByLink: 0, ByJump: sizeGS, ByCall: sizePrologue}
 
 // room bounds the size of the translation of an instruction at pc.
 func room(k kind, in *x86.Inst, pc uint64) uint32 {
@@ -224,7 +227,7 @@ func roomRest(k kind, in *x86.Inst, pc uint64) uint32 {
 	case kindJcc, kindXbegin:
 		return sizePad + 6
 	case kindLoop:
-		return 3 + 2 + roomJmp
+		return 3 + 2 + sizeGS + roomJmp
 	case kindCallNext:
 		return roomPush(pc + uint64(n))
 	case kindCall:
@@ -234,13 +237,35 @@ func roomRest(k kind, in *x86.Inst, pc uint64) uint32 {
 	case kindJmp:
 		return roomJmp
 	case kindRet:
-		return 2*sizeGS + 4 + sizeTable + 4 + 3
+		return sizeGS + 4 + sizeTable + 4 + 3
 	case kindJmpInd:
-		return 2*sizeGS + roomLoad(in) + sizeTable + 2
+		return sizeGS + roomLoad(in) + sizeTable + 2
 	case kindCallInd:
-		return 3*sizeGS + roomLoad(in) + roomPush(pc+uint64(n)) + 7 + sizeTable + 2
+		return 2*sizeGS + roomLoad(in) + roomPush(pc+uint64(n)) + 7 + sizeTable + 2
 	}
 	return sizeStub
+}
+
+// roomSpill bounds the size of the spill before an instruction of a kind where gs:[OffS] need not hold rcx. A conditional
+// jump spills elsewhere.
+func roomSpill(k kind) uint32 {
+	switch k {
+	case kindRet, kindJmpInd, kindCallInd, kindCall, kindXbegin, kindJmp:
+		return sizeGS
+	}
+	return 0
+}
+
+// staleAfter tells whether gs:[OffS] need not hold rcx after an instruction, if it need not before. What control comes to
+// after an instruction of the other kinds is a return site or another region, where it does.
+func staleAfter(k kind, in *x86.Inst, before bool) bool {
+	switch k {
+	case kindCall, kindCallInd, kindSyscall:
+		return false
+	case kindCallNext:
+		return before
+	}
+	return before || in.ChangesRCX()
 }
 
 // roomPush bounds the size of pushing a return address.

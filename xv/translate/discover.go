@@ -9,16 +9,16 @@ import (
 )
 
 // Discover finds the region at entry: it follows fall-throughs and the direct targets of jumps, breadth
-// first. Calls are not followed, but the code after them is. called says that the entry is the target of
-// calls. The only error is a DecodeError, when not even the first instruction can be translated.
-func Discover(src Source, entry uint64, called bool, lim Limits) (Region, error) {
+// first. Calls are not followed, but the code after them is. The only error is a DecodeError, when not even the first instruction can be translated.
+func Discover(src Source, entry uint64, way Way, lim Limits) (Region, error) {
 	e := explorers.Get().(*explorer)
 	defer explorers.Put(e)
 	e.start(src, entry, lim)
-	r := Region{Entry: entry, Called: called}
+	r := Region{Entry: entry, Way: way}
 	err := e.explore()
 	if err == nil {
-		r.Blocks = e.blocks(called)
+		e.flow()
+		r.Blocks = e.blocks(way)
 	}
 	e.src, e.lim.Stop = nil, nil
 	return r, err
@@ -29,16 +29,21 @@ var explorers = sync.Pool{New: func() any { return new(explorer) }}
 // step is one instruction that was found. Steps that follow each other in the list follow each other in the
 // code, unless the first of them has stepLast.
 type step struct {
-	off   int32 // from the entry
-	room  uint16
-	len   uint8
-	flags uint8
+	off    int32 // from the entry
+	target int32 // of a direct branch, from the entry; valid if stepFollowed
+	room   uint16
+	len    uint8
+	kind   kind
+	flags  uint8
 }
 
 const (
-	stepLeader = 1 << iota // a block starts here
-	stepLast               // the step after it in the list is not the next in the code
-	stepEnds               // does not fall through
+	stepLeader   = 1 << iota // a block starts here
+	stepLast                 // the step after it in the list is not the next in the code
+	stepEnds                 // does not fall through
+	stepFollowed             // direct branch within reach
+	stepChanges              // may change rcx
+	stepStale                // of a leader: a way in from within the region leaves rcx not in gs:[OffS]
 )
 
 // slot of the hash table from offsets to steps; valid if gen is the explorer's.
@@ -138,15 +143,19 @@ func (e *explorer) run(addr uint64) error {
 		}
 		in := &e.in
 		k := classify(in)
-		st := step{off: int32(pc - e.entry), len: in.Len, room: uint16(room(k, in, pc))}
+		st := step{off: int32(pc - e.entry), len: in.Len, kind: k, room: uint16(room(k, in, pc))}
 		if k.ends() {
 			st.flags = stepEnds
+		}
+		if staleAfter(k, in, false) {
+			st.flags |= stepChanges
 		}
 		*s = slot{st.off, e.gen, int32(len(e.steps))}
 		e.steps = append(e.steps, st)
 		e.bytes += int(in.Len)
-		if k.follows() {
-			e.push(in.Target(pc))
+		if k.follows() && e.push(in.Target(pc)) {
+			e.steps[len(e.steps)-1].target = int32(in.Target(pc) - e.entry)
+			e.steps[len(e.steps)-1].flags |= stepFollowed
 		}
 		if k.ends() {
 			break
@@ -167,10 +176,66 @@ func (e *explorer) lead(i int32) {
 	}
 }
 
-func (e *explorer) push(addr uint64) {
-	if d := int64(addr - e.entry); d <= int64(e.lim.Reach) && d >= -int64(e.lim.Reach) {
-		e.queue = append(e.queue, addr)
+// push queues the target of a branch, if it is near enough.
+func (e *explorer) push(addr uint64) bool {
+	if d := int64(addr - e.entry); d > int64(e.lim.Reach) || d < -int64(e.lim.Reach) {
+		return false
 	}
+	e.queue = append(e.queue, addr)
+	return true
+}
+
+// flow finds the blocks at whose start gs:[OffS] need not hold rcx. Control that comes from outside the region finds rcx
+// there. Blocks are taken not to be stale until a way to them is found that is.
+func (e *explorer) flow() {
+	for again := true; again; {
+		again = false
+		stale := false
+		for i := range e.steps {
+			s := &e.steps[i]
+			if s.flags&stepLeader != 0 {
+				if stale {
+					s.flags |= stepStale
+				}
+				stale = s.flags&stepStale != 0
+			}
+			after := s.stale(stale)
+			if s.flags&stepFollowed != 0 && (stale || s.kind == kindLoop && after) {
+				again = e.taint(s.target, i) || again
+			}
+			stale = after
+			if s.flags&stepLast != 0 {
+				if stale && s.flags&stepEnds == 0 {
+					again = e.taint(s.off+int32(s.len), i) || again
+				}
+				stale = false
+			}
+		}
+	}
+}
+
+// taint marks the block at an offset from the entry as stale, and reports whether the step from where it is reached is
+// too late in the list to have been seen with that.
+func (e *explorer) taint(off int32, from int) bool {
+	t := e.find(e.entry + uint64(int64(off)))
+	if t.gen != e.gen {
+		return false
+	}
+	s := &e.steps[t.step]
+	if s.flags&(stepLeader|stepStale) != stepLeader {
+		return false
+	}
+	s.flags |= stepStale
+	return int(t.step) <= from
+}
+
+// stale is staleAfter of the step.
+func (s *step) stale(before bool) bool {
+	switch s.kind {
+	case kindCall, kindCallInd, kindSyscall:
+		return false
+	}
+	return before || s.flags&stepChanges != 0
 }
 
 // find returns the slot of addr, or the free one where it belongs.
@@ -210,17 +275,30 @@ func (e *explorer) decode(pc uint64) error {
 }
 
 // blocks makes the blocks out of the steps.
-func (e *explorer) blocks(called bool) []Block {
+func (e *explorer) blocks(way Way) []Block {
 	blocks := make([]Block, 0, e.leaders)
 	ends := true // the block before ends with the step before
+	stale := false
 	for i := range e.steps {
 		s := &e.steps[i]
 		if ends || s.flags&stepLeader != 0 {
 			blocks = append(blocks, Block{Addr: e.entry + uint64(int64(s.off))})
+			stale = s.flags&stepStale != 0
+			if stale {
+				blocks[len(blocks)-1].Room = blockStale
+			}
 		}
 		b := &blocks[len(blocks)-1]
 		b.Len += uint32(s.len)
 		b.Room += uint32(s.room)
+		if stale {
+			b.Room += roomSpill(s.kind)
+		}
+		stale = s.stale(stale)
+		b.Room &^= roomStale
+		if stale {
+			b.Room |= roomStale
+		}
 		ends = s.flags&stepLast != 0
 		if s.flags&stepEnds != 0 {
 			b.Room |= roomEnds
@@ -230,13 +308,19 @@ func (e *explorer) blocks(called bool) []Block {
 	for i := range blocks {
 		b := &blocks[i]
 		next := b.Addr + uint64(b.Len)
-		if b.Room&roomEnds == 0 && (i+1 == len(blocks) || blocks[i+1].Addr != next || called && next == e.entry) {
+		if b.Room&roomEnds == 0 && (i+1 == len(blocks) || blocks[i+1].Addr != next || way != ByLink && next == e.entry) {
 			b.Room += roomJmp
+			if b.Room&roomStale != 0 {
+				b.Room += sizeGS
+			}
 		}
-		b.Room &^= roomEnds
+		b.Room &^= roomEnds | roomStale
 	}
 	return blocks
 }
 
-// roomEnds marks, while blocks are made, one that does not fall through.
-const roomEnds = 1 << 31
+// Marks in Room while blocks are made.
+const (
+	roomEnds  = 1 << 30 // does not fall through
+	roomStale = 1 << 29 // gs:[OffS] need not hold rcx at the end
+)

@@ -57,7 +57,7 @@ func TestDiscover(t *testing.T) {
 		{"in reach", far, 0x1000, Limits{Reach: 4 << 20}, []uint64{0x1000, 0x202000}},
 		{"across pages", crossing, 0x1ff0, Limits{}, []uint64{0x1ff0}},
 	} {
-		r, err := Discover(c.src, c.entry, false, c.lim)
+		r, err := Discover(c.src, c.entry, ByLink, c.lim)
 		if err != nil || !slices.Equal(addrs(r), c.want) {
 			t.Errorf("%s: %x, %v; want %x", c.name, addrs(r), err, c.want)
 			continue
@@ -67,22 +67,22 @@ func TestDiscover(t *testing.T) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
-	if r, _ := Discover(crossing, 0x1ff0, false, Limits{}); len(r.Blocks) != 1 || r.Blocks[0].Len != 24 {
+	if r, _ := Discover(crossing, 0x1ff0, ByLink, Limits{}); len(r.Blocks) != 1 || r.Blocks[0].Len != 24 {
 		t.Errorf("across pages: %+v", r.Blocks)
 	}
 }
 
 func TestDiscoverErrors(t *testing.T) {
 	var d *DecodeError
-	_, err := Discover(text{0x1000, nil}, 0x1000, false, Limits{})
+	_, err := Discover(text{0x1000, nil}, 0x1000, ByLink, Limits{})
 	if !errors.As(err, &d) || d.Addr != 0x1000 || len(d.Bytes) != 0 || d.Err != nil {
 		t.Errorf("not executable: %v", err)
 	}
-	_, err = Discover(text{0x1000, []byte{6, 1}}, 0x1000, false, Limits{})
+	_, err = Discover(text{0x1000, []byte{6, 1}}, 0x1000, ByLink, Limits{})
 	if !errors.As(err, &d) || !errors.Is(err, x86.ErrInvalid) || d.Bytes[0] != 6 {
 		t.Errorf("invalid: %v", err)
 	}
-	_, err = Discover(text{0x1ffe, []byte{0x48, 0xb8}}, 0x1ffe, false, Limits{})
+	_, err = Discover(text{0x1ffe, []byte{0x48, 0xb8}}, 0x1ffe, ByLink, Limits{})
 	if !errors.Is(err, x86.ErrTruncated) {
 		t.Errorf("truncated: %v", err)
 	}
@@ -90,7 +90,7 @@ func TestDiscoverErrors(t *testing.T) {
 
 func TestEmitErrors(t *testing.T) {
 	src := text{0x1000, []byte{0x90, 0xc3}}
-	r, err := Discover(src, 0x1000, false, Limits{})
+	r, err := Discover(src, 0x1000, ByLink, Limits{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -112,9 +112,9 @@ type checker struct {
 func (c *checker) run(t *testing.T, im *image) {
 	c.t, c.src, c.seen, c.base, c.tight = t, im, make(map[uint64]bool), testBase, true
 	queue := slices.Clone(im.entries)
-	called := make(map[uint64]bool)
+	ways := make(map[uint64]Way)
 	for _, e := range queue {
-		called[e] = true
+		ways[e] = ByCall
 	}
 	limit := len(queue) + 20000
 	for i := 0; i < len(queue) && i < limit && !t.Failed(); i++ {
@@ -122,14 +122,14 @@ func (c *checker) run(t *testing.T, im *image) {
 		if c.seen[entry] {
 			continue
 		}
-		reg, err := Discover(im, entry, called[entry], Limits{Stop: func(a uint64) bool { return c.seen[a] }})
+		reg, err := Discover(im, entry, ways[entry], Limits{Stop: func(a uint64) bool { return c.seen[a] }})
 		if err != nil {
 			c.failed++
 			continue
 		}
 		for _, l := range c.check(&reg) {
 			if !c.seen[l.Target] {
-				called[l.Target] = l.Call
+				ways[l.Target] = wayOf(l)
 				queue = append(queue, l.Target)
 			}
 		}
@@ -138,6 +138,14 @@ func (c *checker) run(t *testing.T, im *image) {
 			c.base = testBase
 		}
 	}
+}
+
+// wayOf varies how the targets of jumps are reached.
+func wayOf(l Link) Way {
+	if l.Call {
+		return ByCall
+	}
+	return Way(l.Target >> 1 & 1)
 }
 
 // check checks one region and returns its links.
@@ -164,7 +172,7 @@ func (c *checker) check(reg *Region) []Link {
 	var in x86.Inst
 	starts := make(map[uint32]x86.Inst)
 	k := 0
-	for off := uint32(0); int(off) < len(frag.Code); off += uint32(in.Len) {
+	for off := uint32(0); int(off) < len(frag.Code); off = after(reg, frag, off, &in) {
 		if err := x86.Decode(frag.Code[off:], &in); err != nil {
 			t.Fatalf("%#x: offset %#x: % x: %v", reg.Entry, off, frag.Code[off:], err)
 		}
@@ -182,17 +190,26 @@ func (c *checker) check(reg *Region) []Link {
 	return slices.Clone(frag.Links)
 }
 
+// after returns the offset behind an instruction. The nop before D reaches over what D starts with.
+func after(reg *Region, frag *Fragment, off uint32, in *x86.Inst) uint32 {
+	end := off + uint32(in.Len)
+	if d := frag.DirectCallEntry; reg.Way == ByCall && off < d && end > d {
+		return d
+	}
+	return end
+}
+
 // FuzzTranslate checks the translation of any bytes.
 func FuzzTranslate(f *testing.F) {
 	for _, form := range forms {
-		f.Add(unhex(f, form.code), form.pc >= farPC, form.called)
+		f.Add(unhex(f, form.code), form.pc >= farPC, uint8(form.way))
 	}
-	f.Fuzz(func(t *testing.T, code []byte, far, called bool) {
+	f.Fuzz(func(t *testing.T, code []byte, far bool, way uint8) {
 		src := text{nearPC, code}
 		if far {
 			src.addr = farPC
 		}
-		reg, err := Discover(src, src.addr+uint64(len(code)/4), called, Limits{Blocks: 40, Bytes: 500})
+		reg, err := Discover(src, src.addr+uint64(len(code)/4), Way(way%3), Limits{Blocks: 40, Bytes: 500})
 		if err != nil {
 			return
 		}
@@ -247,15 +264,19 @@ func (c *checker) checkBlocks(reg *Region, frag *Fragment, m *Map, starts map[ui
 	if off, ok := m.Boundary(reg.Entry); !ok || off != first[reg.Entry] {
 		t.Fatalf("%#x: no boundary", reg.Entry)
 	}
+	stale := c.staleAt(reg)
 	for i, b := range reg.Blocks {
 		c.seen[b.Addr] = true
+		if stale[b.Addr] != b.stale() {
+			t.Fatalf("block %#x: stale %v", b.Addr, b.stale())
+		}
 		c.original += int(b.Len)
 		limit := frag.Hot
 		if i+1 < len(frag.Entries) {
 			limit = frag.Entries[i+1].Off
 		}
-		if got := limit - frag.Entries[i].Off; got > b.Room+sizePrologue || got > b.Room && reg.Blocks[min(i+1, len(reg.Blocks)-1)].Addr != reg.Entry {
-			t.Fatalf("block %#x takes %d bytes, room for %d", b.Addr, got, b.Room)
+		if got := limit - frag.Entries[i].Off; got > b.room()+sizePrologue || got > b.room() && reg.Blocks[min(i+1, len(reg.Blocks)-1)].Addr != reg.Entry {
+			t.Fatalf("block %#x takes %d bytes, room for %d", b.Addr, got, b.room())
 		}
 		code := make([]byte, b.Len)
 		c.src.ReadCode(b.Addr, code)
@@ -269,13 +290,93 @@ func (c *checker) checkBlocks(reg *Region, frag *Fragment, m *Map, starts map[ui
 			if r, found := m.Recover(off); !ok || !found || r.RIP != pc || !r.Exact() {
 				t.Fatalf("no boundary of %#x", pc)
 			}
+			if needsS(&in, pc, entries) {
+				// A conditional jump has it out of line.
+				spills := bytes.HasPrefix(frag.Code[off:], spillRCX) || in.Class == x86.Jcc && bytes.HasPrefix(frag.Code[c.target(frag, off, starts):], spillRCX)
+				if spills != stale[pc] {
+					t.Fatalf("%#x: spill %v, stale %v", pc, spills, stale[pc])
+				}
+			}
 			c.checkInst(pc, code[at:at+int(in.Len)], &in, frag, off, starts, entries, returns)
 		}
 	}
 }
 
+// spillRCX is mov gs:[S],rcx.
+var spillRCX = []byte("\x65\x48\x89\x0c\x25\x08\x00\x00\x00")
+
+// needsS reports an instruction after which rcx must be in gs:[OffS]; of calls that is before the callee.
+func needsS(in *x86.Inst, pc uint64, entries map[uint64]uint32) bool {
+	switch classify(in) {
+	case kindCall, kindCallInd, kindJmpInd, kindRet:
+		return true
+	case kindJmp, kindJcc, kindXbegin:
+		_, inside := entries[in.Target(pc)]
+		return !inside
+	}
+	return false
+}
+
+// staleAt finds the instructions before which gs:[OffS] need not hold rcx, in the simplest way.
+func (c *checker) staleAt(reg *Region) map[uint64]bool {
+	stale := make(map[uint64]bool)
+	leaders := make(map[uint64]bool)
+	for _, b := range reg.Blocks {
+		leaders[b.Addr] = true
+	}
+	for again := true; again; {
+		again = false
+		reach := func(pc uint64, st bool) {
+			if st && !stale[pc] {
+				stale[pc], again = true, true
+			}
+		}
+		for _, b := range reg.Blocks {
+			code := make([]byte, b.Len)
+			c.src.ReadCode(b.Addr, code)
+			var in x86.Inst
+			for at := 0; at < len(code); at += int(in.Len) {
+				if err := x86.Decode(code[at:], &in); err != nil {
+					c.t.Fatal(err)
+				}
+				pc := b.Addr + uint64(at)
+				k, st := classify(&in), stale[pc]
+				if k != kindCallNext && in.ChangesRCX() {
+					st = true
+				}
+				if k.follows() && leaders[in.Target(pc)] {
+					reach(in.Target(pc), st)
+				}
+				if k == kindCall || k == kindCallInd || k == kindSyscall {
+					st = false
+				}
+				if !k.ends() {
+					reach(pc+uint64(in.Len), st)
+				}
+			}
+		}
+	}
+	return stale
+}
+
+// target follows the jump at an offset, over a nop before it.
+func (c *checker) target(frag *Fragment, off uint32, starts map[uint32]x86.Inst) uint32 {
+	in := starts[off]
+	if slices.Contains(nops[:], string(frag.Code[off:off+uint32(in.Len)])) {
+		off += uint32(in.Len)
+		in = starts[off]
+	}
+	if in.Class == x86.Other {
+		return off
+	}
+	return uint32(in.Target(uint64(off)))
+}
+
 func (c *checker) checkInst(pc uint64, code []byte, in *x86.Inst, frag *Fragment, off uint32, starts map[uint32]x86.Inst, entries map[uint64]uint32, returns map[uint64]bool) {
 	t := c.t
+	if bytes.HasPrefix(frag.Code[off:], spillRCX) && !bytes.HasPrefix(code, spillRCX) {
+		off += uint32(len(spillRCX))
+	}
 	pad := starts[off]
 	same := bytes.HasPrefix(frag.Code[off:], code)
 	if !same && slices.Contains(nops[:], string(frag.Code[off:off+uint32(pad.Len)])) {
@@ -305,7 +406,12 @@ func (c *checker) checkInst(pc uint64, code []byte, in *x86.Inst, frag *Fragment
 			if d := int64(dest) - int64(off) - 2; c.tight && out.ImmSize == 4 && k != kindXbegin && d >= -128 && d < 40 {
 				t.Fatalf("%#x: a long branch over %d bytes", pc, d)
 			}
-		} else if !slices.ContainsFunc(frag.Links, func(l Link) bool { return l.Stub == to && l.Target == target }) {
+			return
+		}
+		if bytes.HasPrefix(frag.Code[to:], spillRCX) && to >= frag.Hot {
+			to = c.target(frag, to+uint32(len(spillRCX)), starts)
+		}
+		if !slices.ContainsFunc(frag.Links, func(l Link) bool { return l.Stub == to && l.Target == target }) {
 			t.Fatalf("%#x: no link to %#x", pc, target)
 		}
 	}
@@ -323,7 +429,7 @@ func bench(b *testing.B) (im *image, regions []Region, instrs int) {
 	}
 	var buf Buffer
 	for _, e := range im.entries {
-		reg, err := Discover(im, e, true, Limits{})
+		reg, err := Discover(im, e, ByCall, Limits{})
 		if err != nil {
 			continue
 		}
@@ -377,7 +483,7 @@ func BenchmarkDiscover(b *testing.B) {
 	start := cpuTime(b)
 	for b.Loop() {
 		for i := range regions {
-			if _, err := Discover(im, regions[i].Entry, true, Limits{}); err != nil {
+			if _, err := Discover(im, regions[i].Entry, ByCall, Limits{}); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -20,6 +20,7 @@ type Buffer struct {
 	returns []Entry
 	links   []Link
 	fixups  []fixup
+	detours []detour
 	frag    Fragment
 
 	region *Region
@@ -35,6 +36,7 @@ type Buffer struct {
 	block int    // its block
 	used  uint32 // room taken in the block, with that of this instruction
 	last  int    // where the copy of the instruction before starts, if it may be moved; else -1
+	stale bool   // gs:[OffS] need not hold rcx before the instruction
 }
 
 // fixup is a branch inside the region to a block that was not emitted yet.
@@ -42,6 +44,12 @@ type fixup struct {
 	at    uint32 // offset of the field, which the instruction ends with
 	size  uint8
 	block int32
+}
+
+// detour is a conditional branch out of the region at a place where gs:[OffS] need not hold rcx.
+type detour struct {
+	at     uint32 // offset of the rel32, which the instruction ends with
+	target uint64
 }
 
 const (
@@ -68,6 +76,7 @@ func (b *Buffer) emit(src Source, r *Region, base uint32, l *Layout, rec *Map) (
 		return nil, err
 	}
 	b.frag.Hot = uint32(b.n)
+	b.spillDetours()
 	b.exitStubs()
 	b.frag.Code = b.code[:b.n]
 	b.frag.Entries, b.frag.Returns, b.frag.Links = b.entries, b.returns, b.links
@@ -78,15 +87,15 @@ func (b *Buffer) emit(src Source, r *Region, base uint32, l *Layout, rec *Map) (
 func (b *Buffer) begin(r *Region, base uint32, l *Layout, rec *Map) {
 	b.region, b.base, b.layout, b.rec = r, base, l, rec
 	b.n, b.frag = 0, Fragment{}
-	b.entries, b.returns, b.links, b.fixups = b.entries[:0], b.returns[:0], b.links[:0], b.fixups[:0]
+	b.entries, b.returns, b.links, b.fixups, b.detours = b.entries[:0], b.returns[:0], b.links[:0], b.fixups[:0], b.detours[:0]
 	b.labels, b.bound = b.labels[:0], b.bound[:0]
 	at := uint32(0)
 	for i := range r.Blocks {
-		if r.Called && r.Blocks[i].Addr == r.Entry {
-			at += sizePrologue
+		if r.Blocks[i].Addr == r.Entry {
+			at += prologueSizes[r.Way]
 		}
 		b.bound = append(b.bound, at)
-		at += r.Blocks[i].Room
+		at += r.Blocks[i].room()
 	}
 }
 
@@ -102,13 +111,13 @@ func (b *Buffer) emitBlock(src Source, i int) error {
 		return fmt.Errorf("%w at %#x", ErrChanged, blk.Addr)
 	}
 	b.grow()
-	if b.region.Called && blk.Addr == b.region.Entry {
+	if blk.Addr == b.region.Entry {
 		b.pc = blk.Addr
 		b.prologue()
 	}
 	b.labels = append(b.labels, uint32(b.n))
 	b.entries = append(b.entries, Entry{blk.Addr, uint32(b.n)})
-	b.block, b.used, b.last = i, 0, -1
+	b.block, b.used, b.last, b.stale = i, 0, -1, blk.stale()
 	k := kindCopy
 	for at := 0; at < n; {
 		if err := x86.Decode(b.src[at:n], &b.in); err != nil {
@@ -121,8 +130,12 @@ func (b *Buffer) emitBlock(src Source, i int) error {
 		b.next = b.pc + uint64(size)
 		k = classify(&b.in)
 		b.used += room(k, &b.in, b.pc)
+		if b.stale {
+			b.used += roomSpill(k)
+		}
 		b.frag.Instrs++
 		b.instruction(k)
+		b.stale = staleAfter(k, &b.in, b.stale)
 		at += size
 	}
 	if !k.ends() {

@@ -79,10 +79,10 @@ func (a *ahead) translate(path string) {
 	}
 	defer f.Close()
 	for _, e := range append([]uint64{a.bias + f.Entry}, a.image.entries...) {
-		a.region(e, true)
+		a.region(e, ByCall)
 	}
 	for i := 0; i < len(a.links); i++ {
-		a.region(a.links[i].Target, a.links[i].Call)
+		a.region(a.links[i].Target, wayOf(a.links[i]))
 	}
 	// What only jump tables lead to.
 	symbols, err := f.Symbols()
@@ -100,12 +100,12 @@ func (a *ahead) translate(path string) {
 				break
 			}
 			if _, ok := a.insts[pc]; !ok {
-				a.region(pc, false)
+				a.region(pc, ByJump)
 			}
 		}
 	}
 	for i := 0; i < len(a.links); i++ {
-		a.region(a.links[i].Target, a.links[i].Call)
+		a.region(a.links[i].Target, wayOf(a.links[i]))
 	}
 	for _, l := range a.links {
 		to, ok := a.blocks[l.Target]
@@ -130,11 +130,11 @@ func (a *ahead) place(code []byte) uint32 {
 
 func (a *ahead) next() uint32 { return testBase + uint32(len(a.code)) }
 
-func (a *ahead) region(entry uint64, called bool) {
+func (a *ahead) region(entry uint64, way Way) {
 	if _, ok := a.blocks[entry]; ok {
 		return
 	}
-	reg, err := Discover(a.image, entry, called, Limits{Stop: func(addr uint64) bool { _, ok := a.blocks[addr]; return ok }})
+	reg, err := Discover(a.image, entry, way, Limits{Stop: func(addr uint64) bool { _, ok := a.blocks[addr]; return ok }})
 	if err != nil {
 		return
 	}
@@ -162,7 +162,7 @@ func (a *ahead) region(entry uint64, called bool) {
 			a.returns[e.Addr] = base + e.Off
 		}
 	}
-	if called {
+	if way == ByCall {
 		a.entries[entry] = base + frag.DirectCallEntry
 	}
 	for _, p := range m.points {
@@ -266,8 +266,8 @@ func (a *ahead) link(path string) []byte {
 // agent writes the code that stands in for the agent.
 func (a *ahead) agent(page []byte, entry uint64) {
 	var le = binary.LittleEndian
-	// mov edi,ARCH_SET_GS ; mov esi,contextAddr ; mov eax,158 ; syscall ; mov eax,entry ; jmp rax
-	start := append(le.AppendUint32([]byte("\xbf\x01\x10\x00\x00\xbe"), contextAddr), "\xb8\x9e\x00\x00\x00\x0f\x05\xb8"...)
+	// mov edi,ARCH_SET_GS ; mov esi,contextAddr ; mov eax,158 ; syscall ; mov gs:[S],rcx ; mov eax,entry ; jmp rax
+	start := append(le.AppendUint32([]byte("\xbf\x01\x10\x00\x00\xbe"), contextAddr), "\xb8\x9e\x00\x00\x00\x0f\x05\x65\x48\x89\x0c\x25\x08\x00\x00\x00\xb8"...)
 	copy(page[startOff:], append(le.AppendUint32(start, a.blocks[entry]), "\xff\xe0"...))
 	// mov gs:[S],rcx ; syscall ; mov rcx,gs:[S] ; mov ecx,[rcx*4+Table] ; jmp rcx
 	gate := []byte("\x65\x48\x89\x0c\x25\x08\x00\x00\x00\x0f\x05\x65\x48\x8b\x0c\x25\x08\x00\x00\x00\x8b\x0c\x8d")

@@ -8,6 +8,7 @@ import (
 
 const (
 	rcx = 1
+	rsp = 4
 	r8  = 8
 )
 
@@ -242,19 +243,29 @@ func (b *Buffer) addAddress(r, q uint8) {
 	b.put1(q&7<<3 | r&7)
 }
 
-// loadTarget loads rcx, which has been spilled, with the operand of an indirect branch. r is the state at the
-// branch.
-func (b *Buffer) loadTarget(r Recovery) {
+// loadTarget returns the register that holds the operand of an indirect branch: its own, or rcx, which has been
+// spilled. r is the state at the branch.
+func (b *Buffer) loadTarget(r Recovery) uint8 {
 	in := &b.in
 	if in.ModRM >= 0xc0 {
-		if in.RM() != rcx {
-			b.mark(r)
-			b.put1(0x48 | in.Ext&1)
-			b.put1(0x8b) // mov rcx,r64
-			b.put1(0xc0 | rcx<<3 | in.ModRM&7)
+		reg := in.RM()
+		if reg&7 != rsp {
+			return reg
 		}
-		return
+		// It cannot be an index, or as a base needs a SIB byte.
+		b.mark(r)
+		b.put1(0x48 | in.Ext&1)
+		b.put1(0x8b) // mov rcx,r64
+		b.put1(0xc0 | rcx<<3 | in.ModRM&7)
+		return rcx
 	}
+	b.loadMemory(r)
+	return rcx
+}
+
+// loadMemory is loadTarget of a memory operand.
+func (b *Buffer) loadMemory(r Recovery) {
+	in := &b.in
 	b.mark(r)
 	if in.Seg == segGS {
 		b.address(rcx)

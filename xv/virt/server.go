@@ -179,6 +179,11 @@ func (th *thread) reply(op uint32, count int) {
 	default:
 		th.answered.Store(th.looked)
 	}
+	switch op {
+	case abi.OpResume, abi.OpFinish, abi.OpInt80:
+		// Translated code is entered with rcx in S.
+		th.ctx.setU64(abi.S, th.ctx.u64(abi.RAX+8*rcx))
+	}
 	th.ctx.setU32(abi.Count, uint32(count))
 	th.ctx.setU32(abi.Op, op)
 	state := word32(th.ctx.mem, abi.State)

@@ -301,6 +301,7 @@ func (th *thread) returnTo(f frame, regs registers) {
 func (th *thread) sigreturn(f frame, regs *registers, cache uint64) {
 	th.resuming = *regs
 	f.setRegisters(regs, cache)
+	th.ctx.setU64(abi.S, regs.gpr[rcx]) // translated code is entered with rcx in S
 	th.reply(abi.OpSigreturn, 0)
 }
 

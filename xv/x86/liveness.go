@@ -217,6 +217,46 @@ func (in *Inst) RCX() (reads, writes bool) {
 	return reads, writes && !reads
 }
 
+// ChangesRCX reports whether the instruction may change any part of rcx before the next one, or the target of its branch,
+// runs. It is conservative: true where the instruction is not known.
+func (in *Inst) ChangesRCX() bool {
+	switch in.Class {
+	case Jmp, Jcc, Int3, Trap:
+		return false
+	case Other:
+	case Loop:
+		return in.Opcode != 0xe3 // jrcxz, jecxz
+	default:
+		return true
+	}
+	u := in.uses()
+	if u&known == 0 {
+		return true
+	}
+	if u&cxR != 0 {
+		// Shifts by cl, shld and shrd only read it; repeated string instructions, cpuid, cmpxchg8b and others may not.
+		shift := in.Encoding == Legacy && (in.Map == 0 && in.Opcode&0xfe == 0xd2 || in.Map == 1 && in.Opcode&0xf7 == 0xa5)
+		if !shift {
+			return true
+		}
+	}
+	if in.Encoding == Legacy && in.Map == 1 && in.Opcode&0xf0 == 0x40 { // cmovcc
+		u |= regW
+	}
+	if in.HasModRM {
+		if u&(regW|maybe) != 0 && in.isRCX(in.Reg(), u&regB != 0) {
+			return true
+		}
+		if u&(rmW|maybe) != 0 && in.ModRM >= 0xc0 && in.isRCX(in.RM(), u&rmB != 0) {
+			return true
+		}
+	}
+	if u&opW != 0 && in.isRCX(in.Opcode&7|in.Ext&1<<3, u&regB != 0) {
+		return true
+	}
+	return u&(vW|maybe) != 0 && in.Encoding != Legacy && in.VVVV == rcx
+}
+
 // isRCX reports whether register n is rcx or a part of it: without REX byte register 5 is ch (SDM vol. 1 table 3-2).
 func (in *Inst) isRCX(n uint8, isByte bool) bool {
 	return n == rcx || isByte && n == 5 && in.REX == 0 && in.Encoding == Legacy

@@ -49,6 +49,37 @@ func TestRCX(t *testing.T) {
 	}
 }
 
+func TestChangesRCX(t *testing.T) {
+	for _, c := range []struct {
+		code    string
+		changes bool
+		what    string
+	}{
+		{"48 89 c8", false, "mov rax,rcx"}, {"48 89 c1", true, "mov rcx,rax"}, {"66 89 c1", true, "mov cx,ax"}, {"88 c1", true, "mov cl,al"},
+		{"8a 28", true, "mov ch,[rax]"}, {"40 8a 28", false, "mov bpl,[rax]"}, {"b5 01", true, "mov ch,1"}, {"49 89 c9", false, "mov r9,rcx"},
+		{"48 8b 01", false, "mov rax,[rcx]"}, {"48 89 01", false, "mov [rcx],rax"}, {"ff 01", false, "inc dword [rcx]"}, {"ff c1", true, "inc ecx"},
+		{"59", true, "pop rcx"}, {"41 59", false, "pop r9"}, {"51", false, "push rcx"}, {"83 f9 01", false, "cmp ecx,1"}, {"83 c1 01", true, "add ecx,1"},
+		{"39 c1", false, "cmp ecx,eax"}, {"85 c9", false, "test ecx,ecx"}, {"d3 e0", false, "shl eax,cl"}, {"d3 e1", true, "shl ecx,cl"}, {"d2 e8", false, "shr al,cl"},
+		{"0f a5 c2", false, "shld edx,eax,cl"}, {"0f ad c1", true, "shrd ecx,eax,cl"}, {"f3 a4", true, "rep movsb"}, {"a4", false, "movsb"}, {"0f a2", true, "cpuid"},
+		{"0f 44 c8", true, "cmove ecx,eax"}, {"0f 44 c1", false, "cmove eax,ecx"}, {"0f bc c8", true, "bsf ecx,eax"}, {"0f b1 ca", false, "cmpxchg edx,ecx"},
+		{"0f b1 d1", true, "cmpxchg ecx,edx"}, {"0f c1 ca", true, "xadd edx,ecx"}, {"87 ca", true, "xchg edx,ecx"}, {"91", true, "xchg eax,ecx"}, {"90", false, "nop"},
+		{"f7 e1", false, "mul ecx"}, {"f7 d9", true, "neg ecx"}, {"e2 00", true, "loop"}, {"e3 00", false, "jrcxz"}, {"74 00", false, "je"}, {"eb 00", false, "jmp"},
+		{"e8 00 00 00 00", true, "call"}, {"0f 05", true, "syscall"}, {"0f 01 f9", true, "rdtscp"}, {"0f 31", false, "rdtsc"}, {"0f 94 c1", true, "sete cl"},
+		{"66 0f 7e c1", true, "movd ecx,xmm0"}, {"0f 50 c8", true, "movmskps ecx,xmm0"}, {"66 0f 3a 16 c1 00", true, "pextrd ecx,xmm0,0"}, {"0f 58 c9", false, "addps xmm1,xmm1"},
+		{"c5 f9 7e c1", true, "vmovd ecx,xmm0"}, {"c4 e2 73 f6 c0", true, "mulx eax,ecx,eax"}, {"c4 e2 70 f3 c8", true, "blsr ecx,eax"}, {"c4 e2 70 f2 c0", false, "andn eax,ecx,eax"},
+		{"c5 f0 58 c9", false, "vaddps xmm1,xmm1,xmm1"}, {"c5 f1 6e c8", false, "vmovd xmm1,eax"}, {"c4 e3 79 61 c1 00", true, "vpcmpestri"}, {"f3 0f 2c c8", true, "cvttss2si ecx,xmm0"},
+		{"48 0f c7 f1", true, "rdrand rcx"}, {"f3 0f ae c1", true, "rdfsbase ecx"}, {"f3 0f 1e fa", false, "endbr64"}, {"c8 00 00 00", false, "enter"},
+	} {
+		var in Inst
+		if err := Decode(unhex(t, c.code), &in); err != nil {
+			t.Errorf("%s: %v", c.what, err)
+		}
+		if got := in.ChangesRCX(); got != c.changes {
+			t.Errorf("%s (%s): changes %v", c.what, c.code, got)
+		}
+	}
+}
+
 func TestFlags(t *testing.T) {
 	for _, c := range []struct {
 		code          string
@@ -114,6 +145,15 @@ func overwrites(name string) bool {
 var plainMoves = map[string]bool{"mov": true, "movabs": true, "lea": true, "pop": true, "movzbl": true, "movslq": true, "movsbl": true, "movzwl": true, "movswl": true,
 	"movsbq": true, "movswq": true}
 
+// keeps reports instructions that do not write their last operand.
+func keeps(name string) bool {
+	switch strings.TrimRight(name, "bwlq") {
+	case "cmp", "test", "bt", "push", "jmp", "call", "mu", "imu", "div", "idiv", "nop", "notrack", "wrfsbase", "wrgsbase", "ptwrite", "tpause", "umwait":
+		return true
+	}
+	return false
+}
+
 // flagReader reports instructions that read a status flag.
 func flagReader(name string) bool {
 	for _, p := range []string{"set", "cmov", "adc", "adox", "sbb", "rcl", "rcr", "fcmov", "pushf", "lahf", "cmc"} {
@@ -158,6 +198,9 @@ func consistent(l *line, in *Inst) string {
 		if strings.HasPrefix(p, "rep") && strings.Contains(rest, "%es:") && !reads {
 			return "repetition does not read rcx"
 		}
+	}
+	if last >= 0 && rcxNames[ops[last]] && !keeps(name) && !in.ChangesRCX() || writes && !in.ChangesRCX() {
+		return "does not change rcx"
 	}
 	readsFlags, writesFlags := in.Flags()
 	if !readsFlags && (in.Class == Jcc || flagReader(name)) {

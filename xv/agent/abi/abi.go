@@ -48,7 +48,7 @@ const (
 // Offsets in a thread context.
 const (
 	Self      = 0x00 // its own address
-	S         = 0x08 // rcx while an indirect branch is in flight
+	S         = 0x08 // rcx, wherever control enters translated code and while an indirect branch is in flight
 	T         = 0x10 // original target of the indirect branch in flight, biased by 2^30 for calls
 	X0        = 0x18 // scratch of rewritten instructions
 	X1        = 0x20
