@@ -281,6 +281,9 @@ func (th *thread) buildImage(entry *uint64, stack uint64) error {
 	if err := th.clearReadImpliesExec(); err != nil {
 		return err
 	}
+	if err := th.moveBreak(); err != nil {
+		return err
+	}
 	calls = append(calls, call{unix.SYS_SIGALTSTACK, [6]uint64{th.ctx.addr + abi.SigStack, 0}})
 	if err := th.remoteErr(calls...); err != nil {
 		return err

@@ -1,0 +1,71 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/xv/agent/abi"
+)
+
+// The kernel puts the program break of a non-PIE up to 1 GiB behind the program: among the images that
+// were moved to near addresses, or into the virtualization region, where it could not grow. So the break
+// moves behind the lookup tables (prctl(PR_SET_MM, PR_SET_MM_MAP), which needs no privilege).
+const (
+	breakStart = 3 << 32
+	breakRange = 1 << 30 // as random as the kernel's
+
+	prSetMMMap = 14
+)
+
+// statFields are the numbers of the fields of /proc/PID/stat (proc_pid_stat(5)) that struct prctl_mm_map
+// has, in its order.
+var statFields = [...]int{26, 27, 45, 46, 47, 47, 28, 48, 49, 50, 51}
+
+// Positions in struct prctl_mm_map, in words.
+const (
+	mmStartBrk = 4
+	mmBrk      = 5
+)
+
+// moveBreak moves the program break of a program that the kernel has just mapped, if it is low. Kernels
+// without CONFIG_CHECKPOINT_RESTORE refuse, and the break stays.
+func (th *thread) moveBreak() error {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", th.tid))
+	if err != nil {
+		return err
+	}
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:]) // from field 3 on
+	var words [len(statFields)]uint64
+	for i, n := range statFields {
+		if n-3 >= len(fields) {
+			return fmt.Errorf("/proc/%d/stat has %d fields", th.tid, len(fields)+2)
+		}
+		if words[i], err = strconv.ParseUint(string(fields[n-3]), 10, 64); err != nil {
+			return err
+		}
+	}
+	if words[mmStartBrk] >= abi.TableEnd {
+		return nil
+	}
+	at := breakStart + rand.Uint64N(breakRange)&^(pageSize-1)
+	words[mmStartBrk], words[mmBrk] = at, at
+	var b []byte
+	for _, w := range words {
+		b = binary.LittleEndian.AppendUint64(b, w)
+	}
+	b = binary.LittleEndian.AppendUint64(b, 0)          // auxv: unchanged
+	b = binary.LittleEndian.AppendUint32(b, 0)          // auxv_size
+	b = binary.LittleEndian.AppendUint32(b, ^uint32(0)) // exe_fd: unchanged
+	copy(th.ctx.scratch(), b)
+	r := th.remote(call{unix.SYS_PRCTL, [6]uint64{unix.PR_SET_MM, prSetMMMap, th.ctx.scratchAddr(), uint64(len(b)), 0}})[0]
+	th.p.s.trace("%d: program break at %#x: %d", th.tid, at, r)
+	return nil
+}
