@@ -84,6 +84,7 @@ func (th *thread) cloneWith(regs *registers, k call, flags, stack uint64) {
 		if r < 0 {
 			s.drop(child)
 			if child.p != p {
+				s.born(child.p)
 				child.p.as.leave()
 			}
 		}
@@ -119,8 +120,10 @@ func (th *thread) newChild(flags uint64) (*thread, error) {
 	t, err := s.newThread(child)
 	if err != nil {
 		as.leave()
+		return nil, err
 	}
-	return t, err
+	s.expect(child, p)
+	return t, nil
 }
 
 // begun is the first request of a thread that parent cloned.
@@ -129,7 +132,7 @@ func (th *thread) begun(parent *process, state registers, flags uint64) {
 	if flags&unix.CLONE_THREAD != 0 {
 		tid, err := th.p.identifyThread(int(th.ctx.u32(abi.TID)))
 		if err != nil {
-			s.fail(th.p, err)
+			s.trace("%d: a new thread: %v", th.p.pid, err)
 			return
 		}
 		th.tid = tid
@@ -137,6 +140,11 @@ func (th *thread) begun(parent *process, state registers, flags uint64) {
 		pid, err := parent.identify(int(th.ctx.u32(abi.PID)))
 		if err == nil {
 			err = s.adopt(th.p, pid)
+		}
+		s.born(th.p)
+		if errors.Is(err, errEnded) || errors.Is(err, unix.ESRCH) {
+			s.trace("%d: a new process: %v", parent.pid, err)
+			return
 		}
 		if err != nil {
 			s.fail(parent, err)

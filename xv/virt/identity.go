@@ -4,6 +4,7 @@ package virt
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -22,10 +23,18 @@ func (p *process) identify(pid int) (int, error) {
 	if ppid, ok := parentOf(pid); ok && s.has(ppid) && !s.has(pid) {
 		return pid, nil
 	}
+	unknown := false
 	for _, child := range childrenOf(p.pid) {
-		if !s.has(child) && innermostID(fmt.Sprintf("/proc/%d/status", child)) == pid {
+		if s.has(child) {
+			continue
+		}
+		unknown = true
+		if innermostID(fmt.Sprintf("/proc/%d/status", child)) == pid {
 			return child, nil
 		}
+	}
+	if !unknown {
+		return 0, errEnded
 	}
 	return 0, fmt.Errorf("a new process says that it is %d, but it is no child of process %d", pid, p.pid)
 }
@@ -44,8 +53,12 @@ func (p *process) identifyThread(tid int) (int, error) {
 			return strconv.Atoi(t.Name())
 		}
 	}
-	return 0, fmt.Errorf("a new thread says that it is %d, but it is none of process %d", tid, p.pid)
+	return 0, errEnded // by an execve or exit of another thread
 }
+
+// errEnded says that a new thread or process has ended before it was identified. One that lies waits for
+// ever.
+var errEnded = errors.New("it has ended")
 
 // has reports whether pid is a process of the guest.
 func (s *Session) has(pid int) bool {

@@ -35,6 +35,7 @@ type Session struct {
 	free      []int                     // released slots, to be used again
 	nextSlot  int
 	processes map[int]*process // by pid
+	births    map[*process]birth // processes that are being made
 	first     *process
 	left      []*codeSpace // of the last process
 	stop      func(syscall.Signal)
@@ -55,7 +56,7 @@ func Start(cfg *Config) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{cfg: *cfg, processes: map[int]*process{}, nextSlot: 1, ended: make(chan struct{}), started: time.Now()}
+	s := &Session{cfg: *cfg, processes: map[int]*process{}, births: map[*process]birth{}, nextSlot: 1, ended: make(chan struct{}), started: time.Now()}
 	if err := s.open(); err != nil {
 		s.release()
 		return nil, err
@@ -168,6 +169,7 @@ func (s *Session) Close() error {
 		time.Sleep(time.Millisecond)
 	}
 	<-s.ended
+	s.abandon()
 	s.ringAll()
 	s.release()
 	return nil
@@ -176,8 +178,56 @@ func (s *Session) Close() error {
 // WaitAll waits until no process of the guest is left: descendants may outlive the first process.
 func (s *Session) WaitAll() {
 	<-s.ended
-	for len(s.alive()) > 0 {
+	for len(s.alive()) > 0 || s.expecting() {
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// birth is a process between the clone of its parent and its first request.
+type birth struct {
+	parent *process
+	since  time.Time
+}
+
+// maxBirth is how long a process whose parent has died meanwhile is waited for: the parent may have
+// died before it made the child.
+const maxBirth = 2 * time.Second
+
+// expecting reports whether a process is being made.
+func (s *Session) expecting() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for p, b := range s.births {
+		if b.parent.dead.Load() && time.Since(b.since) > maxBirth {
+			delete(s.births, p)
+		}
+	}
+	return len(s.births) > 0
+}
+
+// expect notes that parent is about to make p; born is its inverse.
+func (s *Session) expect(p, parent *process) {
+	s.mu.Lock()
+	s.births[p] = birth{parent, time.Now()}
+	s.mu.Unlock()
+}
+
+func (s *Session) born(p *process) {
+	s.mu.Lock()
+	delete(s.births, p)
+	s.mu.Unlock()
+}
+
+// abandon ends the threads that wait for an answer that will not come: those of a process that nobody
+// knows yet.
+func (s *Session) abandon() {
+	word32(s.contexts.view, abi.Dead-abi.Contexts).Store(1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, th := range s.slots {
+		if th != nil {
+			futexWake(word32(th.ctx.mem, abi.State))
+		}
 	}
 }
 
