@@ -81,7 +81,12 @@ func (th *thread) cloneWith(regs *registers, k call, flags, stack uint64) {
 	}
 	parent := *regs
 	th.done = func(r int64) {
-		if r < 0 {
+		made := r >= 0
+		if made && child.p != p {
+			// While the parent waits here it can't have been reaped, so the child is surely its own.
+			made = !errors.Is(s.settle(child.p, p, int(r)), errEnded)
+		}
+		if !made {
 			s.drop(child)
 			if child.p != p {
 				s.born(child.p)
@@ -137,11 +142,7 @@ func (th *thread) begun(parent *process, state registers, flags uint64) {
 		}
 		th.tid = tid
 	} else {
-		pid, err := parent.identify(int(th.ctx.u32(abi.PID)))
-		if err == nil {
-			err = s.adopt(th.p, pid)
-		}
-		s.born(th.p)
+		err := s.settle(th.p, parent, int(th.ctx.u32(abi.PID)))
 		if errors.Is(err, errEnded) || errors.Is(err, unix.ESRCH) {
 			s.trace("%d: a new process: %v", parent.pid, err)
 			return
@@ -150,7 +151,7 @@ func (th *thread) begun(parent *process, state registers, flags uint64) {
 			s.fail(parent, err)
 			return
 		}
-		th.tid = pid
+		th.tid = th.p.pid
 		if flags&unix.CLONE_VM == 0 && th.p.as.writableCode() {
 			// Its copies of pages that code is generated into will change on their own.
 			if err := th.p.as.privatize(th); err != nil {

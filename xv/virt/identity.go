@@ -16,11 +16,30 @@ import (
 // thread (reading its memory, tracing it) must not reach a process that is no part of the guest, so
 // the kernel is asked. In a PID namespace of its own a guest sees other numbers than the supervisor.
 
+// settle finds out which process child is, which parent made and which is said to be pid, and registers
+// it. It is called when the clone is done and by the child's first request, in either order: a vfork is
+// done late, and the parent of an early child may be gone when the child asks.
+func (s *Session) settle(child, parent *process, pid int) error {
+	s.settling.Lock()
+	defer s.settling.Unlock()
+	if child.pid != 0 {
+		return nil
+	}
+	pid, err := parent.identify(pid)
+	if err == nil {
+		err = s.adopt(child, pid)
+	}
+	if err == nil {
+		s.born(child)
+	}
+	return err
+}
+
 // identify returns the process and thread id of a new process whose parent is p, which sees itself
 // as pid.
 func (p *process) identify(pid int) (int, error) {
 	s := p.s
-	if ppid, ok := parentOf(pid); ok && s.has(ppid) && !s.has(pid) {
+	if ppid, ok := parentOf(pid); ok && (s.has(ppid) || ppid == os.Getpid()) && !s.has(pid) {
 		return pid, nil
 	}
 	unknown := false

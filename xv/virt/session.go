@@ -34,13 +34,14 @@ type Session struct {
 	slots     [abi.MaxSlots + 1]*thread // from 1; nil: free
 	free      []int                     // released slots, to be used again
 	nextSlot  int
-	processes map[int]*process // by pid
+	processes map[int]*process   // by pid
 	births    map[*process]birth // processes that are being made
 	first     *process
 	left      []*codeSpace // of the last process
 	stop      func(syscall.Signal)
 	failure   error // what the supervisor could not do; the guest was killed for it
 
+	settling sync.Mutex // see settle
 	closed   atomic.Bool
 	ended    chan struct{} // closed when the first process was reaped
 	status   Status
