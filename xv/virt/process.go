@@ -29,12 +29,12 @@ type process struct {
 // thread is one thread of the guest. Its fields belong to the handler of its request, of which there
 // is one at a time.
 type thread struct {
-	p    *process
-	slot int
-	ctx  context
-	tid  int
-	dead atomic.Bool
-	bell *bell
+	p      *process
+	slot   int
+	ctx    context
+	tid    int
+	dead   atomic.Bool
+	server *server // that answers the request
 
 	blocked  uint64 // signals that instructions raise, which the guest blocks and the kernel doesn't
 	mask     uint64 // the kernel's mask while the guest runs

@@ -99,16 +99,8 @@ func (th *thread) lookup(f func(*tcache.Space) (uint32, error)) (uint32, error) 
 			panic(gone{})
 		}
 		th.parked.Store(true)
-		th.bell.leave()
+		th.server.leave()
 		time.Sleep(100 * time.Microsecond)
-		th.bell.enter()
+		th.server.enter()
 	}
 }
-
-// leave says that a server will wait for other threads' requests to be answered: another takes over.
-func (b *bell) leave() {
-	b.count.Add(-1)
-	b.spare()
-}
-
-func (b *bell) enter() { b.count.Add(1) }

@@ -20,12 +20,22 @@ type bell struct {
 	s       *Session
 	cpu     int
 	head    *atomic.Uint32 // first slot of the list, 0: empty; also the futex
-	asleep  *atomic.Uint32 // servers that sleep on head; only they write it
-	count   atomic.Int32   // servers
+	asleep  *atomic.Uint32 // servers that sleep on head: 1 or 0; only they write it
 	servers sync.WaitGroup
 
-	mu    sync.Mutex
-	queue []*thread // taken off the list, not answered yet
+	mu     sync.Mutex
+	queue  []*thread // taken off the list, not answered yet
+	leader *server   // the one that sleeps on head, or answers a request; nil: none
+	idle   []*server // the others that have nothing to do
+	count  int       // servers, without those that wait for other threads' requests
+}
+
+// server is a thread that answers requests. One at a time, the leader, sleeps on the doorbell: if
+// several did, each would be woken in turn, keep a P of the Go scheduler while it sleeps, and leave
+// none for the next.
+type server struct {
+	bell *bell
+	turn chan struct{} // tells an idle one that it is the leader, or that the session is over
 }
 
 // maxServers bounds the servers of one doorbell. More than one is needed only while one waits for a
@@ -48,39 +58,113 @@ func (s *Session) startServers() error {
 		s.bells = append(s.bells, &bell{s: s, cpu: cpu, head: word32(header, 64*i), asleep: word32(header, 64*i+4)})
 	}
 	for _, b := range s.bells {
+		b.mu.Lock()
 		b.start()
+		b.mu.Unlock()
 	}
 	return nil
 }
 
+// start adds a server, the new leader.
 func (b *bell) start() {
-	b.count.Add(1)
+	b.count++
 	b.servers.Add(1)
-	go b.serve()
+	b.leader = &server{bell: b, turn: make(chan struct{}, 1)}
+	go b.leader.serve()
 }
 
 // serve answers requests until the session is closed.
-func (b *bell) serve() {
+func (me *server) serve() {
+	b := me.bell
 	defer b.servers.Done()
+	defer me.resign()
 	runtime.LockOSThread() // never unlocked: a pinned thread is of no other use
 	var cpus unix.CPUSet
 	cpus.Set(b.cpu)
 	unix.SchedSetaffinity(0, &cpus) // a CPU that went away since: unpinned works too
 	for !b.s.closed.Load() || len(b.s.alive()) > 0 {
+		if !me.lead() {
+			<-me.turn
+			continue
+		}
 		if slot := b.head.Swap(0); slot != 0 {
 			b.take(slot)
 		}
 		if th := b.next(); th != nil {
-			th.bell = b
+			th.server = me
 			th.handle()
 			continue
 		}
-		b.asleep.Add(1)
+		b.asleep.Store(1)
 		if b.head.Load() == 0 {
 			futexWait(b.head, 0, &unix.Timespec{Sec: 1})
 		}
-		b.asleep.Add(^uint32(0))
+		b.asleep.Store(0)
 	}
+}
+
+// lead makes the server the leader if there is none. It reports whether it is; otherwise it is idle.
+func (me *server) lead() bool {
+	b := me.bell
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.leader == nil {
+		b.leader = me
+	}
+	if b.leader != me {
+		b.idle = append(b.idle, me)
+		return false
+	}
+	return true
+}
+
+// yield lets another server lead while this one waits. With a single thread in the guest there is no
+// need: it is the one that is waited for.
+func (me *server) yield() {
+	b := me.bell
+	if b.s.counters.threads.Load() == 1 {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.leader != me {
+		return
+	}
+	if last := len(b.idle) - 1; last >= 0 {
+		b.leader = b.idle[last]
+		b.idle = b.idle[:last]
+		b.leader.turn <- struct{}{}
+	} else if b.count < maxServers {
+		b.start()
+	}
+}
+
+// resign is called when a server ends; the idle ones then see that the session is over.
+func (me *server) resign() {
+	b := me.bell
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.leader == me {
+		b.leader = nil
+	}
+	for _, other := range b.idle {
+		other.turn <- struct{}{}
+	}
+	b.idle = nil
+}
+
+// leave says that a server will wait for other threads' requests to be answered; enter is its inverse.
+func (me *server) leave() {
+	me.count(-1)
+	me.yield()
+}
+
+func (me *server) enter() { me.count(1) }
+
+func (me *server) count(n int) {
+	me.bell.mu.Lock()
+	me.bell.count += n
+	me.bell.mu.Unlock()
 }
 
 // take queues the list of requests that begins with slot, in order of arrival. The guest may have
@@ -113,26 +197,10 @@ func (b *bell) next() *thread {
 	return th
 }
 
-// spare makes sure that the doorbell is served while the caller, one of its servers, waits.
-func (b *bell) spare() {
-	if b.asleep.Load() > 0 {
-		b.mu.Lock()
-		waiting := len(b.queue) > 0
-		b.mu.Unlock()
-		if waiting {
-			futexWake(b.head)
-		}
-	} else if b.count.Load() < maxServers {
-		b.start()
-	}
-}
-
-// ringAll wakes all servers, to see that the session is closed.
+// ringAll wakes the leaders, to see that the session is closed.
 func (s *Session) ringAll() {
 	for _, b := range s.bells {
-		for range maxServers {
-			futexWake(b.head)
-		}
+		futexWake(b.head)
 	}
 }
 
@@ -200,7 +268,7 @@ func (th *thread) remote(calls ...call) []int64 {
 		for i, k := range calls[:n] {
 			th.ctx.setCall(abi.Vector+i*abi.CallSize, k)
 		}
-		th.bell.spare()
+		th.server.yield()
 		th.reply(abi.OpRemote, n)
 		for st := state.Load(); st != abi.StateDone; st = state.Load() {
 			if th.p.dead.Load() || th.dead.Load() {
