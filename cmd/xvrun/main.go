@@ -127,6 +127,9 @@ func run(args []string) (end outcome) {
 		return fail(fmt.Errorf("%q: %w", o.program[0], err))
 	}
 	// Native descendants would live on; under translation they need xvrun.
+	if m.hungUp() {
+		cmd.Process.KillAll()
+	}
 	cmd.Process.WaitAll()
 	if o.stats {
 		printStats(report, cmd.Process.Stats())

@@ -22,6 +22,8 @@ func newMirror(*xv.Cmd) *mirror { return &mirror{} }
 
 func (*mirror) follow() {}
 
+func (*mirror) hungUp() bool { return false }
+
 func finish(end outcome) {
 	if end.state != nil {
 		os.Exit(end.state.ExitCode())

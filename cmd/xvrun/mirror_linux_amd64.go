@@ -28,6 +28,7 @@ type mirror struct {
 	cmd     *xv.Cmd
 	signals chan os.Signal
 	late    []syscall.Signal // signals that package os/signal is not told of yet
+	hangup  atomic.Int64     // when SIGHUP came last, nanoseconds since 1970
 }
 
 // lateAfter is when package os/signal is told of the signals that do nothing
@@ -96,6 +97,8 @@ func (m *mirror) notifyLate() {
 
 func (m *mirror) take(sig syscall.Signal) {
 	switch sig {
+	case syscall.SIGHUP:
+		m.hangup.Store(time.Now().UnixNano())
 	case syscall.SIGPIPE:
 		return
 	case syscall.SIGCONT:
@@ -118,6 +121,12 @@ func (m *mirror) take(sig syscall.Signal) {
 		// The program has ended and xvrun waits for its descendants.
 		m.cmd.Process.KillAll()
 	}
+}
+
+// hungUp reports whether the terminal was hung up as the program ended. The kernel tells only the session
+// leader, which is xvrun: a shell that finds the end of its input first doesn't tell its jobs.
+func (m *mirror) hungUp() bool {
+	return time.Since(time.Unix(0, m.hangup.Load())) < time.Second
 }
 
 // alive reports whether the program itself still runs; descendants may outlive it.
