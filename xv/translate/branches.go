@@ -6,11 +6,10 @@ import "encoding/binary"
 // inside one aligned 8 bytes. movable says that the nops may go before the copied instruction before, so
 // that the processor can still fuse it with a conditional jump. rip is the original address here.
 func (b *Buffer) pad(lead int, movable bool, rip uint64, flags uint8) {
-	over := (b.n + lead) & 7
-	if over <= 4 {
+	size := padding(b.n + lead)
+	if size == 0 {
 		return
 	}
-	size := 8 - over
 	at := b.n
 	if movable && b.last >= 0 {
 		at = b.last
@@ -26,6 +25,16 @@ func (b *Buffer) pad(lead int, movable bool, rip uint64, flags uint8) {
 	b.lit(nops[size])
 	b.n = end
 }
+
+// padding returns how much must go before a rel32 at an offset, such that it can be patched.
+func padding(off int) int {
+	if off&7 <= 4 {
+		return 0
+	}
+	return 8 - off&7
+}
+
+const prefixDS = 0x3e
 
 var nops = [4]string{
 	1: "\x90",         // nop
@@ -261,9 +270,12 @@ func (b *Buffer) pushReturn(r Recovery) {
 
 func (b *Buffer) call() {
 	flags := b.spillBefore(b.pc, atStart)
-	b.pad(int(roomPush(b.next))+1, false, b.pc, flags)
 	if b.rec != nil {
 		b.rec.add(b.n, flags, Recovery{RIP: b.pc})
+	}
+	// Instead of nops the push gets prefixes that mean nothing.
+	for range padding(b.n + int(roomPush(b.next)) + 1) {
+		b.put1(prefixDS)
 	}
 	b.pushReturn(Recovery{RIP: b.pc})
 	b.mark(Recovery{RIP: b.pc, RSPAdd: 8})
@@ -323,10 +335,11 @@ func (b *Buffer) ret() {
 	b.spill()
 	r := Recovery{RIP: b.pc, RCXFromS: true}
 	b.mark(r)
-	b.lit("\x48\x8b\x0c\x24") // mov rcx,[rsp]
+	b.put1(0x59) // pop rcx
+	r.RSPAdd = -8
 	b.lookup(rcx, r)
 	b.mark(r)
-	b.lit("\x48\x89\x0c\x24") // mov [rsp],rcx
+	b.put1(0x51) // push rcx
 	// The return address on the stack is gone: only forward from here.
 	pop := uint16(b.in.Imm)
 	b.mark(Recovery{RIP: b.pc, RIPFromT: true, RCXFromS: true, RSPAdd: 8 + int32(pop)})

@@ -274,7 +274,7 @@ func (th *thread) tableTrap(f frame, regs registers) bool {
 	target := th.ctx.u64(abi.T)
 	switch in.Class {
 	case x86.Ret:
-		regs.gpr[rsp] = live.gpr[rsp] + 8 + uint64(in.Imm)&0xffff
+		regs.gpr[rsp] += 8 + uint64(in.Imm)&0xffff
 	case x86.CallInd: // the original return address is pushed already
 		target -= translate.CallBias
 		regs.gpr[rsp] = live.gpr[rsp]
