@@ -562,7 +562,7 @@ func (th *thread) addFarTable(c *codeSpace, lo, hi uint64) {
 	}
 	size := 4 * (hi - lo)
 	for i, at := range []uint64{lo, lo + 1<<30} {
-		if err := th.mapShared(t.object, abi.Table+4*at, size, uint64(i)*size, unix.PROT_READ, unix.MAP_FIXED_NOREPLACE); err != nil {
+		if err := th.mapShared(mapping{t.object, abi.Table + 4*at, size, uint64(i) * size, unix.PROT_READ, unix.MAP_FIXED_NOREPLACE}); err != nil {
 			th.p.s.trace("%d: tables for %#x: %v", th.tid, lo, err)
 			if i == 1 {
 				th.remote(call{unix.SYS_MUNMAP, [6]uint64{abi.Table + 4*lo, size}})

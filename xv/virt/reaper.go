@@ -24,6 +24,7 @@ type reaper struct {
 	mu   sync.Mutex
 	slot map[int]int // index in the table of each process id
 	free []int
+	next int // the indices from here on were never used
 }
 
 // startReaper starts the reaper of a session.
@@ -33,9 +34,6 @@ func startReaper(contexts *shared) (*reaper, error) {
 		return nil, err
 	}
 	r := &reaper{pids: pids, slot: map[int]int{}}
-	for i := abi.ReaperPIDs - 1; i >= 0; i-- {
-		r.free = append(r.free, i)
-	}
 	if err := r.spawn(contexts); err != nil {
 		pids.close()
 		return nil, fmt.Errorf("starting the reaper: %w", err)
@@ -82,12 +80,17 @@ func (r *reaper) spawn(contexts *shared) error {
 func (r *reaper) add(pid int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	i := r.next
 	if n := len(r.free); n > 0 {
-		i := r.free[n-1]
+		i = r.free[n-1]
 		r.free = r.free[:n-1]
-		r.slot[pid] = i
-		word32(r.pids.view, 4*i).Store(uint32(pid))
+	} else if r.next == abi.ReaperPIDs {
+		return
+	} else {
+		r.next++
 	}
+	r.slot[pid] = i
+	word32(r.pids.view, 4*i).Store(uint32(pid))
 }
 
 // remove is add's inverse, for a process that has ended.

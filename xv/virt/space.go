@@ -5,6 +5,7 @@ package virt
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"maps"
 	"sync"
 	"sync/atomic"
@@ -334,32 +335,22 @@ var errNoCall = errors.New("remote system call failed")
 
 // mapInto maps cache and tables into the address space of th, over what is there.
 func (c *codeSpace) mapInto(th *thread) error {
-	type part struct {
-		object     *shared
-		addr, size uint64
-		off        uint64
-		prot       uint64
-	}
-	parts := []part{
-		{c.cache, abi.Cache, uint64(len(c.cache.view)), 0, unix.PROT_READ | unix.PROT_EXEC},
-		{c.tables, abi.Table, tableHalf, 0, unix.PROT_READ},
-		{c.tables, abi.Table + 2*tableHalf, tableHalf, 2 * tableHalf, unix.PROT_READ},
+	const read, execute = unix.PROT_READ, unix.PROT_READ | unix.PROT_EXEC
+	parts := []mapping{
+		{c.cache, abi.Cache, uint64(len(c.cache.view)), 0, execute, unix.MAP_FIXED},
+		{c.tables, abi.Table, tableHalf, 0, read, unix.MAP_FIXED},
+		{c.tables, abi.Table + 2*tableHalf, tableHalf, 2 * tableHalf, read, unix.MAP_FIXED},
 	}
 	if c.upper {
-		parts = append(parts, part{c.tables, abi.Table + tableHalf, tableHalf, tableHalf, unix.PROT_READ},
-			part{c.tables, abi.Table + 3*tableHalf, tableHalf, 3 * tableHalf, unix.PROT_READ})
+		parts = append(parts, mapping{c.tables, abi.Table + tableHalf, tableHalf, tableHalf, read, unix.MAP_FIXED},
+			mapping{c.tables, abi.Table + 3*tableHalf, tableHalf, 3 * tableHalf, read, unix.MAP_FIXED})
 	}
 	for _, f := range c.far {
 		size := 4 * (f.hi - f.lo)
-		parts = append(parts, part{f.object, abi.Table + 4*f.lo, size, 0, unix.PROT_READ},
-			part{f.object, abi.Table + 4*(f.lo+1<<30), size, size, unix.PROT_READ})
+		parts = append(parts, mapping{f.object, abi.Table + 4*f.lo, size, 0, read, unix.MAP_FIXED},
+			mapping{f.object, abi.Table + 4*(f.lo+1<<30), size, size, read, unix.MAP_FIXED})
 	}
-	for _, p := range parts {
-		if err := th.mapShared(p.object, p.addr, p.size, p.off, p.prot, unix.MAP_FIXED); err != nil {
-			return err
-		}
-	}
-	return nil
+	return th.mapShared(parts...)
 }
 
 // tableHalf is the size of the tables' parts for half of the near zone.
@@ -376,7 +367,7 @@ func (th *thread) coverUpper() {
 		return
 	}
 	for _, off := range []uint64{tableHalf, 3 * tableHalf} {
-		if err := th.mapShared(c.tables, abi.Table+off, tableHalf, off, unix.PROT_READ, unix.MAP_FIXED_NOREPLACE); err != nil {
+		if err := th.mapShared(mapping{c.tables, abi.Table + off, tableHalf, off, unix.PROT_READ, unix.MAP_FIXED_NOREPLACE}); err != nil {
 			th.p.s.trace("%d: tables above %#x: %v", th.tid, uint64(abi.NearHalf), err)
 			if off > tableHalf {
 				th.remote(call{unix.SYS_MUNMAP, [6]uint64{abi.Table + tableHalf, tableHalf}})
@@ -387,22 +378,62 @@ func (th *thread) coverUpper() {
 	c.upper = true
 }
 
-// mapShared maps an object of the supervisor into the address space of th.
-func (th *thread) mapShared(o *shared, addr, size, off, prot uint64, flags uint64) error {
-	th.putString(0, o.path())
-	r := th.remote(call{unix.SYS_OPENAT, [6]uint64{atFDCWD, th.ctx.scratchAddr(), unix.O_RDONLY | unix.O_CLOEXEC}})
-	if r[0] < 0 {
-		return fmt.Errorf("open %s in process %d: %w", o.path(), th.p.pid, unix.Errno(-r[0]))
-	}
-	fd := uint64(r[0])
-	r = th.remote(
-		call{unix.SYS_MMAP, [6]uint64{addr, size, prot, unix.MAP_SHARED | unix.MAP_NORESERVE | flags, fd, off}},
-		call{unix.SYS_CLOSE, [6]uint64{fd}})
-	if uint64(r[0]) != addr {
-		if r[0] < 0 && r[0] > -4096 {
-			return fmt.Errorf("mmap at %#x in process %d: %w", addr, th.p.pid, unix.Errno(-r[0]))
+// mapping is a part of an object of the supervisor and where it belongs in a guest.
+type mapping struct {
+	object    *shared
+	addr      uint64
+	size, off uint64
+	prot      uint64
+	flags     uint64
+}
+
+// mapShared maps parts of objects of the supervisor into the address space of th, up to the first that
+// fails.
+func (th *thread) mapShared(parts ...mapping) error {
+	for some := range slices.Chunk(parts, abi.MaxVector/2) {
+		if err := th.mapSome(some); err != nil {
+			return err
 		}
-		return errNoCall
+	}
+	return nil
+}
+
+// mapSome is mapShared for so few parts that they take two hand-offs.
+func (th *thread) mapSome(parts []mapping) error {
+	var opens, calls []call
+	fds := map[*shared]int{} // index in opens
+	path := 0
+	for _, p := range parts {
+		if _, ok := fds[p.object]; !ok {
+			fds[p.object] = len(opens)
+			th.putString(path, p.object.path())
+			opens = append(opens, call{unix.SYS_OPENAT, [6]uint64{atFDCWD, th.ctx.scratchAddr() + uint64(path), unix.O_RDONLY | unix.O_CLOEXEC}})
+			path += len(p.object.path()) + 1
+		}
+	}
+	opened := th.remote(opens...)
+	failed := slices.IndexFunc(opened, func(fd int64) bool { return fd < 0 })
+	if failed < 0 {
+		for _, p := range parts {
+			fd := uint64(opened[fds[p.object]])
+			calls = append(calls, call{unix.SYS_MMAP, [6]uint64{p.addr, p.size, p.prot, unix.MAP_SHARED | unix.MAP_NORESERVE | p.flags, fd, p.off}})
+		}
+	}
+	for _, fd := range opened {
+		if fd >= 0 {
+			calls = append(calls, call{unix.SYS_CLOSE, [6]uint64{uint64(fd)}})
+		}
+	}
+	done := th.remote(calls...)
+	if failed >= 0 {
+		return fmt.Errorf("opening the supervisor's memory in process %d: %w", th.p.pid, unix.Errno(-opened[failed]))
+	}
+	for i, p := range parts {
+		if r := done[i]; r < 0 && r > -4096 {
+			return fmt.Errorf("mmap at %#x in process %d: %w", p.addr, th.p.pid, unix.Errno(-r))
+		} else if uint64(r) != p.addr {
+			return errNoCall
+		}
 	}
 	return nil
 }
