@@ -126,6 +126,7 @@ func (e *explorer) explore() error {
 // run decodes from addr to the end of the control flow, to known code or to a limit.
 func (e *explorer) run(addr uint64) error {
 	first := len(e.steps)
+	stale := false // on the way from addr: what is stale stays so up to the next return site
 	for pc := addr; ; {
 		s := e.find(pc)
 		if s.gen == e.gen {
@@ -147,9 +148,10 @@ func (e *explorer) run(addr uint64) error {
 		if k.ends() {
 			st.flags = stepEnds
 		}
-		if staleAfter(k, in, false) {
+		if !stale && staleAfter(k, in, false) {
 			st.flags |= stepChanges
 		}
+		stale = st.stale(stale)
 		*s = slot{st.off, e.gen, int32(len(e.steps))}
 		e.steps = append(e.steps, st)
 		e.bytes += int(in.Len)

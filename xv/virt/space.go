@@ -5,8 +5,8 @@ package virt
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"unsafe"
