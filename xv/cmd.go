@@ -38,8 +38,9 @@ type Cmd struct {
 
 	// Stdin, Stdout and Stderr connect the standard descriptors. An *os.File
 	// becomes the guest's descriptor itself; for other values a pipe and a
-	// goroutine that copies stand between; nil is the null device. Stdout and
-	// Stderr that are equal share one descriptor.
+	// goroutine that copies stand between; nil is the null device, and a nil
+	// *os.File is a descriptor that is closed. Stdout and Stderr that are equal
+	// share one descriptor.
 	Stdin  io.Reader
 	Stdout io.Writer
 	Stderr io.Writer

@@ -2,12 +2,12 @@ package main
 
 import (
 	"bytes"
-	"encoding/binary"
 	"os"
 	"strconv"
 	"strings"
 	"syscall"
 
+	"xvrun/cmd/xvrun/internal/inherited"
 	"xvrun/xv"
 )
 
@@ -15,7 +15,7 @@ import (
 // the Go runtime hides or changes.
 type inheritance struct {
 	env     []string
-	files   []*os.File // from descriptor 3
+	files   []*os.File // by descriptor; nil: closed
 	ignored []syscall.Signal
 }
 
@@ -24,7 +24,8 @@ func inherit() *inheritance {
 }
 
 func (i *inheritance) pass(cmd *xv.Cmd) {
-	cmd.Env, cmd.ExtraFiles, cmd.Ignore = i.env, i.files, i.ignored
+	cmd.Env, cmd.Ignore = i.env, i.ignored
+	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = i.files[0], i.files[1], i.files[2], i.files[3:]
 }
 
 // environ returns the environment with its duplicates, which os.Environ drops.
@@ -37,21 +38,24 @@ func environ() []string {
 	return env[:len(env)-1] // each string ends with a zero
 }
 
-// descriptors returns the inherited descriptors from 3 on: those that are not
-// close-on-exec, as the runtime's own all are. The runtime opens /dev/null on
-// standard descriptors that are closed (runtime.checkfds); nothing tells these
-// from ones that the caller opened.
+// descriptors returns the inherited descriptors: the standard ones, and those from 3 on that are not
+// close-on-exec, as the runtime's own all are.
 func descriptors() []*os.File {
+	files := []*os.File{os.Stdin, os.Stdout, os.Stderr}
+	for fd := range files {
+		if inherited.Closed(fd) {
+			files[fd] = nil // the runtime has opened /dev/null
+		}
+	}
 	dir, err := os.Open("/proc/self/fd")
 	if err != nil {
-		return nil
+		return files
 	}
 	defer dir.Close()
 	names, err := dir.Readdirnames(-1)
 	if err != nil {
-		return nil
+		return files
 	}
-	var files []*os.File
 	for _, name := range names {
 		fd, err := strconv.Atoi(name)
 		if err != nil || fd < 3 {
@@ -61,10 +65,10 @@ func descriptors() []*os.File {
 		if errno != 0 || flags&syscall.FD_CLOEXEC != 0 {
 			continue
 		}
-		for len(files) <= fd-3 {
+		for len(files) <= fd {
 			files = append(files, nil)
 		}
-		files[fd-3] = os.NewFile(uintptr(fd), "descriptor "+name)
+		files[fd] = os.NewFile(uintptr(fd), "descriptor "+name)
 	}
 	return files
 }
@@ -74,17 +78,17 @@ const lastSignal = 64
 // sigIgn is SIG_IGN (signal(7)).
 const sigIgn = 1
 
-// ignored returns the signals that xvrun was started with ignored. The runtime
-// leaves only some of them so; for the others it puts its handler in place and
-// keeps what it found in the variable runtime.fwdSig, which the symbol table
-// locates. In an executable that was stripped those are lost.
+// ignored returns the signals that xvrun was started with ignored. Where package inherited doesn't know,
+// these are the few that the runtime leaves so.
 func ignored() []syscall.Signal {
 	var list []syscall.Signal
-	found := forwarded()
-	current := currentlyIgnored()
-	for n := 1; n <= lastSignal; n++ {
-		if current>>(n-1)&1 != 0 || n < len(found) && found[n] == sigIgn {
-			list = append(list, syscall.Signal(n))
+	current := uint64(0)
+	if !inherited.Known() {
+		current = currentlyIgnored()
+	}
+	for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
+		if current>>(sig-1)&1 != 0 || inherited.Ignored(sig) {
+			list = append(list, sig)
 		}
 	}
 	return list
@@ -103,86 +107,4 @@ func currentlyIgnored() uint64 {
 		return 0
 	}
 	return set
-}
-
-// forwarded returns the contents of runtime.fwdSig, by signal, or nil.
-func forwarded() []uint64 {
-	exe, err := os.Open("/proc/self/exe")
-	if err != nil {
-		return nil
-	}
-	defer exe.Close()
-	info, err := exe.Stat()
-	if err != nil {
-		return nil
-	}
-	// Reading would take a page of the heap for each page of the file. It stays
-	// mapped: unmapping interrupts the other processors.
-	image, err := syscall.Mmap(int(exe.Fd()), 0, int(info.Size()), syscall.PROT_READ, syscall.MAP_PRIVATE)
-	if err != nil {
-		return nil
-	}
-	addr, size := findSymbol(image, "runtime.fwdSig")
-	if addr == 0 || size == 0 || size > 1024 {
-		return nil
-	}
-	mem, err := os.Open("/proc/self/mem")
-	if err != nil {
-		return nil
-	}
-	defer mem.Close()
-	raw := make([]byte, size)
-	if _, err := mem.ReadAt(raw, int64(addr)); err != nil {
-		return nil
-	}
-	handlers := make([]uint64, size/8)
-	for i := range handlers {
-		handlers[i] = binary.LittleEndian.Uint64(raw[8*i:])
-	}
-	return handlers
-}
-
-// findSymbol returns the address and the size of a symbol of a non-PIE
-// executable, given as its file. It looks through the two tables by hand,
-// because debug/elf allocates each symbol.
-func findSymbol(exe []byte, name string) (addr, size uint64) {
-	const (
-		typeExec              = 2 // ET_EXEC: symbol values are addresses
-		ehdrSize, sectionSize = 64, 64
-		symtab, symbolSize    = 2, 24 // SHT_SYMTAB
-	)
-	le := binary.LittleEndian
-	part := func(off, n uint64) []byte {
-		if off > uint64(len(exe)) || n > uint64(len(exe))-off {
-			return nil
-		}
-		return exe[off : off+n]
-	}
-	if len(exe) < ehdrSize || le.Uint16(exe[16:]) != typeExec {
-		return 0, 0
-	}
-	sections := part(le.Uint64(exe[40:]), sectionSize*uint64(le.Uint16(exe[60:])))
-	table := func(i int) []byte {
-		if (i+1)*sectionSize > len(sections) {
-			return nil
-		}
-		s := sections[i*sectionSize:]
-		return part(le.Uint64(s[24:]), le.Uint64(s[32:]))
-	}
-	for i := 0; i*sectionSize < len(sections); i++ {
-		s := sections[i*sectionSize:]
-		if le.Uint32(s[4:]) != symtab {
-			continue
-		}
-		at := bytes.Index(table(int(le.Uint32(s[40:]))), []byte("\x00"+name+"\x00")) + 1
-		if at == 0 {
-			return 0, 0
-		}
-		for symbols := table(i); len(symbols) >= symbolSize; symbols = symbols[symbolSize:] {
-			if le.Uint32(symbols) == uint32(at) {
-				return le.Uint64(symbols[8:]), le.Uint64(symbols[16:])
-			}
-		}
-	}
-	return 0, 0
 }

@@ -112,7 +112,6 @@ func run(args []string) (end outcome) {
 	if errors.Is(cmd.Err, exec.ErrDot) {
 		cmd.Err = nil // execvp honours a "." in PATH
 	}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	inherited.pass(cmd)
 	if o.verbose {
 		cmd.Trace = report

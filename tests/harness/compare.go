@@ -12,9 +12,7 @@ import (
 
 // Case is one comparison of a native with a translated run.
 type Case struct {
-	// NativeWrap, if set, is Wrap of the native run: for a difference that docs/supported.md describes.
-	NativeWrap []string
-	Name       string
+	Name string
 	Spec
 	// Exit is the exit status that the native run must have: a guest that
 	// checks itself must not fail natively. Signal is the signal that kills it.
@@ -32,11 +30,7 @@ func Compare(t *testing.T, c Case) {
 	argv := Command(t, c.Argv[0], c.Argv[1:]...)
 	p := newPlace(t)
 
-	spec := c.Spec
-	if c.NativeWrap != nil {
-		spec.Wrap = c.NativeWrap
-	}
-	native := runIn(p, spec, c.Argv)
+	native := runIn(p, c.Spec, c.Argv)
 	if native.Err != nil {
 		t.Fatalf("native run: %v", native.Err)
 	}
