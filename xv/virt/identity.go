@@ -86,18 +86,29 @@ func (s *Session) has(pid int) bool {
 	return s.processes[pid] != nil
 }
 
-// parentOf reads a process's parent from /proc/PID/stat, behind the name in parentheses.
+// parentOf reads a process's parent.
 func parentOf(pid int) (int, bool) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, false
-	}
-	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	fields := statOf(pid)
 	if len(fields) < 2 {
 		return 0, false
 	}
 	ppid, err := strconv.Atoi(string(fields[1]))
 	return ppid, err == nil
+}
+
+// ending reports whether a thread is exiting, or gone.
+func ending(tid int) bool {
+	fields := statOf(tid)
+	return len(fields) == 0 || fields[0][0] == 'Z' || fields[0][0] == 'X'
+}
+
+// statOf reads /proc/TID/stat from the state on, which is behind the name in parentheses.
+func statOf(tid int) [][]byte {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", tid))
+	if err != nil {
+		return nil
+	}
+	return bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 }
 
 // childrenOf lists the children of all threads of a process.

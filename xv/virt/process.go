@@ -23,7 +23,8 @@ type process struct {
 	threads    map[*thread]struct{} // guarded by Session.mu
 	as         *addressSpace        // changed by execve only, by the thread that executes
 	actions    *actionTable
-	ignoredSet bool // Config.Ignored was done
+	executing  atomic.Bool // a thread is in an execve
+	ignoredSet bool        // Config.Ignored was done
 }
 
 // thread is one thread of the guest. Its fields belong to the handler of its request, of which there

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -364,8 +365,18 @@ func (th *thread) readStack(maps []loader.VMA, sp uint64) (*loader.StackView, er
 const maxStack = 8 << 20
 
 // tracedExec lets th execute a program: a new OS thread traces it over the execve and puts the agent
-// into the program. If the execve fails, th goes on in the agent and reports the result.
+// into the program. If the execve fails, th goes on in the agent and reports the result. Of several
+// threads of a process one at a time does it: the others end if that succeeds.
 func (th *thread) tracedExec(next *thread, k call) {
+	th.server.leave()
+	for !th.p.executing.CompareAndSwap(false, true) {
+		if th.p.dead.Load() || th.dead.Load() {
+			th.p.s.unmake(next)
+			panic(gone{})
+		}
+		time.Sleep(100 * time.Microsecond)
+	}
+	th.server.enter()
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: waiting for all tracees of this thread must find only this one
@@ -375,16 +386,23 @@ func (th *thread) tracedExec(next *thread, k call) {
 			th.followExec(next)
 		}
 	}()
-	if err := <-started; err == unix.ESRCH { // it has just died
-		th.p.s.drop(next)
-		next.p.as.leave()
-		return
-	} else if err != nil {
-		th.p.s.fail(th.p, fmt.Errorf("tracing the execve of process %d: %w (ptrace must be permitted)", th.p.pid, err))
+	err := <-started
+	if err == nil {
+		th.ctx.setCall(abi.Call, k)
+		th.reply(abi.OpExec, 0)
 		return
 	}
-	th.ctx.setCall(abi.Call, k)
-	th.reply(abi.OpExec, 0)
+	th.p.executing.Store(false)
+	th.p.s.unmake(next)
+	if err != unix.ESRCH && !ending(th.tid) {
+		th.p.s.fail(th.p, fmt.Errorf("tracing the execve of process %d: %w (ptrace must be permitted)", th.p.pid, err))
+	}
+}
+
+// unmake gives back what a program that was not executed would have had.
+func (s *Session) unmake(next *thread) {
+	s.drop(next)
+	next.p.as.leave()
 }
 
 // followExec waits for the outcome of an execve of th. The thread's id changes to that of its process
@@ -392,6 +410,7 @@ func (th *thread) tracedExec(next *thread, k call) {
 func (th *thread) followExec(next *thread) {
 	s := th.p.s
 	defer s.guard(th.p)
+	defer th.p.executing.Store(false)
 	for {
 		tid, err := peekTracee()
 		switch {
@@ -412,8 +431,7 @@ func (th *thread) followExec(next *thread) {
 		case ws.StopSignal() == unix.SIGTRAP && ws.TrapCause() == 0:
 			var regs unix.PtraceRegs
 			if unix.PtraceGetRegs(tid, &regs) == nil && regs.Rip == agent.ExecFailed+1 {
-				s.drop(next)
-				next.p.as.leave()
+				s.unmake(next)
 				unix.PtraceDetach(tid)
 				return
 			}

@@ -343,27 +343,3 @@ func (th *thread) prctl(regs *registers) {
 		th.finish(regs, call{unix.SYS_PRCTL, a})
 	}
 }
-
-// vsyscallPage is the page of the kernel's emulated system calls; it can be executed nowhere else.
-const vsyscallPage = 0xffffffffff600000
-
-func isVsyscall(addr uint64) bool { return addr >= vsyscallPage && addr < vsyscallPage+pageSize }
-
-// vsyscall does a call of the vsyscall page: it reports whether rip is one of its entries.
-func (th *thread) vsyscall(f frame, regs *registers) bool {
-	nr := map[uint64]uintptr{0: unix.SYS_GETTIMEOFDAY, 0x400: unix.SYS_TIME, 0x800: unix.SYS_GETCPU}[regs.rip-vsyscallPage]
-	if !isVsyscall(regs.rip) || nr == 0 && regs.rip != vsyscallPage {
-		return false
-	}
-	var ret [8]byte
-	if th.read(regs.gpr[rsp], ret[:]) < 8 {
-		return false
-	}
-	r := th.remote(call{nr, th.args(regs)})
-	out := *regs
-	out.gpr[rax] = uint64(r[0])
-	out.gpr[rsp] += 8
-	out.rip = binary.LittleEndian.Uint64(ret[:])
-	th.returnTo(f, out)
-	return true
-}
