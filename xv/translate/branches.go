@@ -56,6 +56,7 @@ const exitHead = "\x65\xc7\x04\x25\x30\x00\x00\x00"
 func (b *Buffer) exitStub(to uint32, r Recovery) {
 	at := b.n
 	b.lit(exitHead)
+	b.reloc(relocCache)
 	b.put4(b.base + uint32(at))
 	b.mark(r)
 	b.put1(0xe9) // jmp rel32
@@ -259,7 +260,7 @@ func (b *Buffer) prologue() {
 // pushReturn pushes the original return address. r is the state before.
 func (b *Buffer) pushReturn(r Recovery) {
 	b.put1(0x68) // push imm32
-	b.put4(uint32(b.next))
+	b.putOrig(b.next)
 	if !near(b.next) {
 		r.RSPAdd += 8
 		b.mark(r)

@@ -87,6 +87,9 @@ func TestImages(t *testing.T) {
 				im := loadImage(t, path, bias)
 				var c checker
 				c.run(t, im)
+				if bias < 1<<31 && slices.Min(c.moved[:]) < c.regions/2 || bias >= 1<<31 && c.moved[0] > c.regions/2 {
+					t.Errorf("%v of %d fragments can be moved", c.moved, c.regions)
+				}
 				t.Logf("%#x: %d regions, %d instructions, %d bytes become %d and %d in exit stubs; %d links, %d cannot be decoded",
 					bias, c.regions, c.instrs, c.original, c.hot, c.cold, c.links, c.failed)
 			})
@@ -106,7 +109,8 @@ type checker struct {
 	failed    int
 	buf, buf2 Buffer
 	base      uint32
-	tight     bool // rooms are not far from the truth, so that short branches must be
+	moved     [4]int // fragments, by the distance
+	tight     bool   // rooms are not far from the truth, so that short branches must be
 }
 
 func (c *checker) run(t *testing.T, im *image) {
@@ -187,6 +191,7 @@ func (c *checker) check(reg *Region) []Link {
 	}
 	c.checkLinks(reg, frag, starts)
 	c.checkBlocks(reg, frag, m, starts)
+	c.checkMove(reg, frag)
 	return slices.Clone(frag.Links)
 }
 

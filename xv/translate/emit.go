@@ -27,6 +27,8 @@ type Buffer struct {
 	layout *Layout
 	base   uint32
 	rec    *Map // nil: do not record
+	moving bool // note in moves how the fragment can be moved
+	moves  Moves
 
 	// The instruction being translated.
 	in    x86.Inst
@@ -291,7 +293,10 @@ func (b *Buffer) put8(v uint64) {
 }
 
 // putTo emits the rel32 of a branch to a fixed guest address; the instruction ends with it.
-func (b *Buffer) putTo(addr uint32) { b.put4(addr - (b.base + uint32(b.n) + 4)) }
+func (b *Buffer) putTo(addr uint32) {
+	b.reloc(relocOutside)
+	b.put4(addr - (b.base + uint32(b.n) + 4))
+}
 
 // start notes that the translation of the instruction starts here.
 func (b *Buffer) start() {

@@ -26,16 +26,17 @@ func (b *Buffer) storeGS(reg, slot uint8) { b.gsSlot(0x89, reg, slot) }
 // loadGS emits mov reg,gs:[slot].
 func (b *Buffer) loadGS(reg, slot uint8) { b.gsSlot(0x8b, reg, slot) }
 
-// movImm loads a register with an address, the short way if it can.
+// movImm loads a register with an original address, the short way if it can.
 func (b *Buffer) movImm(reg uint8, v uint64) {
 	if v < 1<<32 {
 		if reg >= 8 {
 			b.put1(0x41)
 		}
 		b.put1(0xb8 | reg&7) // mov r32,imm32
-		b.put4(uint32(v))
+		b.putOrig(v)
 		return
 	}
+	b.pin()
 	b.put1(0x48 | reg>>3)
 	b.put1(0xb8 | reg&7) // movabs r64,imm64
 	b.put8(v)
@@ -89,7 +90,7 @@ func (b *Buffer) copyWith(base uint8, addr uint32, noSeg bool) {
 	b.put1(in.ModRM&0x38 | rm)
 	if base == absolute {
 		b.put1(0x25) // no base, no index
-		b.put4(addr)
+		b.putOrig(uint64(addr))
 	}
 	b.n += copy(b.code[b.n:], b.raw[operandEnd(in):in.Len])
 }
@@ -175,6 +176,7 @@ func (b *Buffer) lea(addr uint64) {
 	case in.REX&8 != 0:
 		b.movImm(reg, addr)
 	case in.OpSize:
+		b.pin()
 		b.put1(0x66)
 		if reg >= 8 {
 			b.put1(0x41)
@@ -300,7 +302,7 @@ func (b *Buffer) loadMemory(r Recovery) {
 		return
 	}
 	b.lit("\x48\x8b\x0c\x25") // mov rcx,[disp32]
-	b.put4(uint32(addr))
+	b.putOrig(addr)
 }
 
 // readGS translates rdgsbase.
