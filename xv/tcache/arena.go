@@ -13,6 +13,7 @@ type arena struct {
 	regions slab[region]
 	links   slab[link]
 	spans   slab[span]
+	blocks  slab[translate.Block]
 	entries slab[translate.Entry]
 	bodies  slab[uint32]
 	bytes   slab[byte]

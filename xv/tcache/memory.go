@@ -20,8 +20,9 @@ type span struct {
 	len  uint32
 }
 
-// makeRecipe copies the code of the region's blocks; they are in order of address, and may overlap.
-func (a *arena) makeRecipe(src translate.Source, reg *translate.Region) recipe {
+// makeRecipe copies the code of the region's blocks; they are in order of address, and may overlap. It reports whether all
+// of it could be read.
+func (a *arena) makeRecipe(src translate.Source, reg *translate.Region) (recipe, bool) {
 	spans, size := a.work[:0], uint32(0)
 	for i := range reg.Blocks {
 		b := &reg.Blocks[i]
@@ -39,10 +40,11 @@ func (a *arena) makeRecipe(src translate.Source, reg *translate.Region) recipe {
 	a.work = spans
 	rc := recipe{spans: a.spans.take(len(spans)), bytes: a.bytes.take(int(size))}
 	copy(rc.spans, spans)
+	ok := true
 	for _, sp := range spans {
-		src.ReadCode(sp.addr, rc.bytes[sp.off:sp.off+sp.len])
+		ok = src.ReadCode(sp.addr, rc.bytes[sp.off:sp.off+sp.len]) == int(sp.len) && ok
 	}
-	return rc
+	return rc, ok
 }
 
 func (sp *span) end() uint64 { return sp.addr + uint64(sp.len) }
@@ -64,6 +66,12 @@ func (rc *recipe) overlaps(lo, hi uint64) bool {
 	}
 	k := sort.Search(len(rc.spans), func(k int) bool { return rc.spans[k].end() > lo })
 	return k < len(rc.spans) && rc.spans[k].addr < hi
+}
+
+// within reports whether all of the code lies in [lo, hi).
+func (rc *recipe) within(lo, hi uint64) bool {
+	n := len(rc.spans)
+	return n > 0 && rc.spans[0].addr >= lo && rc.spans[n-1].end() <= hi
 }
 
 // pages calls f for each page that the code touches, once.

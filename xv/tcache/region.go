@@ -24,6 +24,9 @@ type region struct {
 	fills []fill
 	stubs []stub // entry stubs out of line
 
+	record   []byte // that it was restored from, or nil
+	recorded int    // table entries of the record
+
 	stale bool
 }
 
@@ -101,14 +104,18 @@ func (s *Space) translate(m Memory, orig uint64, way translate.Way, ahead bool) 
 		if err != nil {
 			return nil, err
 		}
-		code := h.arena.makeRecipe(&s.src, &reg)
+		code, _ := h.arena.makeRecipe(&s.src, &reg) // from the copies of pages that Discover made
 		base, _ := h.room(0, translate.Align)
 		frag, err := translate.Emit(&code, &reg, s.cfg.Base+base, &s.cfg.Layout, &s.buf)
 		if err != nil {
 			return nil, err
 		}
 		if _, ok := h.room(len(frag.Code)+reserve, translate.Align); ok {
-			return s.install(reg, code, frag, base), nil
+			r := s.install(reg, code, frag, base)
+			s.stats.Regions++
+			s.stats.Instrs += uint64(frag.Instrs)
+			s.stats.SourceBytes += uint64(len(code.bytes))
+			return r, nil
 		}
 		if ahead || len(h.pieces) == 0 {
 			return nil, ErrSize
@@ -148,11 +155,7 @@ func (s *Space) newRegion(reg translate.Region, code recipe, frag *translate.Fra
 // install writes a fragment into the cache and then lets everything lead to it that should.
 func (s *Space) install(reg translate.Region, code recipe, frag *translate.Fragment, base uint32) *region {
 	r := s.newRegion(reg, code, frag, base)
-	s.stats.Regions++
 	s.stats.Live++
-	s.stats.Instrs += uint64(frag.Instrs)
-	s.stats.SourceBytes += uint64(len(r.code.bytes))
-
 	s.index(r)
 	for i := range r.links {
 		l := &r.links[i]

@@ -25,6 +25,7 @@ type Space struct {
 
 	once map[uint64]*region // by original address: translations of single instructions
 	buf  translate.Buffer
+	workshop
 	maps map[*region]*translate.Map
 
 	stats Stats

@@ -68,18 +68,20 @@ var (
 
 // Stats counts since the Space was made, except where it says now.
 type Stats struct {
-	Regions     int    // regions translated
-	Ahead       int    // of these, ahead of their first use
-	Instrs      uint64 // original instructions translated
-	SourceBytes uint64 // original bytes translated
-	CodeBytes   uint64 // bytes of fragments and entry stubs written
-	Stubs       int    // entry stubs out of line
-	Links       int    // direct branches bound to their target
-	Unlinks     int    // bound branches that were reset to their exit stub
-	Fills       int    // table entries filled
-	Dropped     int    // regions that became stale
-	Retired     int    // halves of the cache that became stale because they were full or by Flush
-	Misses      uint64 // calls of Jump, FillJump, FillCall, TakeLink, Once
-	Live        int    // regions now usable
-	Used        int    // bytes of cache memory now in use, stale ones included
+	Regions        int    // regions translated
+	Ahead          int    // of these, ahead of their first use
+	Instrs         uint64 // original instructions translated
+	SourceBytes    uint64 // original bytes translated
+	Restored       int    // regions put in by Restore
+	RestoredInstrs uint64 // original instructions in them
+	CodeBytes      uint64 // bytes of fragments and entry stubs written
+	Stubs          int    // entry stubs out of line
+	Links          int    // direct branches bound to their target
+	Unlinks        int    // bound branches that were reset to their exit stub
+	Fills          int    // table entries filled
+	Dropped        int    // regions that became stale
+	Retired        int    // halves of the cache that became stale because they were full or by Flush
+	Misses         uint64 // calls of Jump, FillJump, FillCall, TakeLink, Once
+	Live           int    // regions now usable
+	Used           int    // bytes of cache memory now in use, stale ones included
 }

@@ -1,0 +1,311 @@
+package tcache
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math"
+
+	"xvrun/xv/translate"
+)
+
+// A record is a translated region in a form that does not depend on where its code and its fragment lie, for use in
+// another Space: addresses are relative to the region's entry, and the fragment's relocations are applied for an entry and
+// a cache address of 0. It is made of 32-bit words, little-endian: the header, the lists whose lengths it
+// gives, the original bytes and the code of the fragment, both padded to whole words.
+const (
+	recSize    = iota // of the record, in bytes
+	recWay            // translate.Way
+	recBlocks         // number of blocks: address, length, room, body
+	recRelocs         // number of relocations: one word each
+	recReturns        // number of return sites: address, offset
+	recLinks          // number of links: target, offset, exit stub with recCall
+	recFills          // number of table entries besides the return sites': address, 1 for table C
+	recOrig           // number of original bytes
+	recCode           // number of bytes of the fragment
+	recInstrs         // original instructions
+	recJump           // Fragment.JumpEntry
+	recEntry          // Fragment.CallEntry
+	recDirect         // Fragment.DirectCallEntry
+	recLo             // Moves.Lo
+	recHi             // Moves.Hi
+	recHeader         // words of the header
+
+	recCall = 1 << 31 // of a link: it is a call
+)
+
+// maxRecord bounds what is taken for a record, in bytes: no region is larger.
+const maxRecord = 1 << 20
+
+// recordWriter appends words to a record.
+type recordWriter struct {
+	b     []byte
+	entry uint64
+	wide  bool // a value does not fit
+}
+
+func (w *recordWriter) word(v uint32) { w.b = binary.LittleEndian.AppendUint32(w.b, v) }
+
+// addr appends an original address.
+func (w *recordWriter) addr(a uint64) {
+	d := int64(a - w.entry)
+	w.wide = w.wide || d != int64(int32(d))
+	w.word(uint32(d))
+}
+
+func (w *recordWriter) bytes(p []byte) {
+	w.b = append(w.b, p...)
+	w.b = append(w.b, make([]byte, -len(p)&3)...)
+}
+
+// record makes the record of a region, nil if it has none because it cannot be moved.
+func (s *Space) record(r *region) []byte {
+	base := s.cfg.Base + r.base
+	frag, moves, err := translate.EmitMovable(&r.code, &r.reg, base, &s.cfg.Layout, &s.buf)
+	if err != nil || !moves.To(0) {
+		return nil
+	}
+	entry := r.reg.Entry
+	if moves.Lo > moves.Hi {
+		moves.Lo, moves.Hi = entry, entry
+	}
+	w := recordWriter{entry: entry}
+	header := [recHeader]uint32{
+		recWay: uint32(r.reg.Way), recBlocks: uint32(len(r.reg.Blocks)), recRelocs: uint32(len(moves.Relocs)), recReturns: uint32(len(frag.Returns)),
+		recLinks: uint32(len(frag.Links)), recFills: uint32(len(r.fills)), recOrig: uint32(len(r.code.bytes)), recCode: uint32(len(frag.Code)),
+		recInstrs: uint32(frag.Instrs), recJump: frag.JumpEntry, recEntry: frag.CallEntry, recDirect: frag.DirectCallEntry,
+	}
+	for _, v := range header[:recLo] {
+		w.word(v)
+	}
+	w.addr(moves.Lo)
+	w.addr(moves.Hi)
+	for i, b := range r.reg.Blocks {
+		w.addr(b.Addr)
+		w.word(b.Len)
+		w.word(b.Room)
+		w.word(frag.Entries[i].Off)
+	}
+	for _, v := range moves.Relocs {
+		w.word(uint32(v))
+	}
+	for _, e := range frag.Returns {
+		w.addr(e.Addr)
+		w.word(e.Off)
+	}
+	for _, l := range frag.Links {
+		w.addr(l.Target)
+		w.word(l.Off)
+		if l.Call {
+			l.Stub |= recCall
+		}
+		w.word(l.Stub)
+	}
+	for _, f := range r.fills {
+		w.addr(f.addr)
+		w.word(tableOf(f.call))
+	}
+	w.bytes(r.code.bytes)
+	translate.Move(frag.Code, moves.Relocs, -entry, -base)
+	w.bytes(frag.Code)
+	if w.wide || len(w.b) > maxRecord {
+		return nil
+	}
+	binary.LittleEndian.PutUint32(w.b, uint32(len(w.b)))
+	return w.b
+}
+
+func tableOf(call bool) uint32 {
+	if call {
+		return 1
+	}
+	return 0
+}
+
+// Save calls f with the record of each live region whose code lies in [lo, hi) as a whole, and the address of its entry.
+// Records that Restore was given are passed on if they still hold; fresh tells those apart that are new.
+// f must not call the Space.
+func (s *Space) Save(lo, hi uint64, f func(entry uint64, record []byte, fresh bool)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.halves {
+		for _, p := range s.halves[i].pieces {
+			r := p.r
+			if p.kind != pieceFragment || r.stale || !r.code.within(lo, hi) {
+				continue
+			}
+			if r.record != nil && len(r.fills) <= r.recorded {
+				f(r.reg.Entry, r.record, false)
+			} else if rec := s.record(r); rec != nil {
+				f(r.reg.Entry, rec, true)
+			}
+		}
+	}
+}
+
+// recordReader takes a record apart. What it was made of is checked: a record may come from a file that anything
+// can have happened to.
+type recordReader struct {
+	header [recHeader]uint32
+	words  []byte // the lists
+	orig   []byte
+	code   []byte
+	bad    bool
+}
+
+// openRecord checks that the parts of a record are as long as it says.
+func openRecord(rec []byte) (rd recordReader, ok bool) {
+	if len(rec) < 4*recHeader || len(rec) > maxRecord {
+		return rd, false
+	}
+	for i := range rd.header {
+		rd.header[i] = binary.LittleEndian.Uint32(rec[4*i:])
+	}
+	h := &rd.header
+	for _, n := range h[recBlocks : recCode+1] {
+		if n > maxRecord {
+			return rd, false
+		}
+	}
+	lists := 4 * int(4*h[recBlocks]+h[recRelocs]+2*h[recReturns]+3*h[recLinks]+2*h[recFills])
+	orig, code := int(h[recOrig]+3)&^3, int(h[recCode]+3)&^3
+	if int(h[recSize]) != len(rec) || 4*recHeader+lists+orig+code != len(rec) || h[recBlocks] == 0 || h[recWay] > uint32(translate.ByCall) {
+		return rd, false
+	}
+	rest := rec[4*recHeader:]
+	rd.words, rest = rest[:lists], rest[lists:]
+	rd.orig, rd.code = rest[:h[recOrig]], rest[orig:orig+int(h[recCode])]
+	return rd, true
+}
+
+func (rd *recordReader) word() uint32 {
+	v := binary.LittleEndian.Uint32(rd.words)
+	rd.words = rd.words[4:]
+	return v
+}
+
+// offset reads an offset in the fragment with at least n bytes behind it.
+func (rd *recordReader) offset(n int) uint32 {
+	v := rd.word()
+	rd.bad = rd.bad || uint64(v)+uint64(n) > uint64(len(rd.code))
+	return v
+}
+
+// relative is an address, as a distance from the entry.
+func relative(v uint32) uint64 { return uint64(int64(int32(v))) }
+
+// blocks reads the blocks; bodies go to the fragment.
+func (rd *recordReader) blocks(entry uint64, mem *arena, frag *translate.Fragment) []translate.Block {
+	blocks := mem.blocks.take(int(rd.header[recBlocks]))
+	last, size := uint64(0), uint64(0)
+	found := false
+	for i := range blocks {
+		b := translate.Block{Addr: entry + relative(rd.word()), Len: rd.word(), Room: rd.word()}
+		blocks[i] = b
+		frag.Entries = append(frag.Entries, translate.Entry{Addr: b.Addr, Off: rd.offset(1)})
+		rd.bad = rd.bad || i > 0 && b.Addr <= last || b.Len == 0 || b.Addr > math.MaxUint64-maxRecord
+		last, size, found = b.Addr, size+uint64(b.Len), found || b.Addr == entry
+	}
+	rd.bad = rd.bad || !found || size > maxRecord
+	return blocks
+}
+
+func (rd *recordReader) relocs(list []translate.Reloc) []translate.Reloc {
+	for range rd.header[recRelocs] {
+		list = append(list, translate.Reloc(rd.word()))
+	}
+	rd.bad = rd.bad || !translate.ValidRelocs(list, len(rd.code))
+	return list
+}
+
+func (rd *recordReader) exits(entry uint64, frag *translate.Fragment) {
+	for range rd.header[recReturns] {
+		frag.Returns = append(frag.Returns, translate.Entry{Addr: entry + relative(rd.word()), Off: rd.offset(1)})
+	}
+	for range rd.header[recLinks] {
+		l := translate.Link{Target: entry + relative(rd.word()), Off: rd.offset(4)}
+		stub := rd.word()
+		l.Stub, l.Call = stub&^recCall, stub&recCall != 0
+		rd.bad = rd.bad || l.Off&7 > 4 || uint64(l.Stub) >= uint64(len(rd.code))
+		frag.Links = append(frag.Links, l)
+	}
+}
+
+// workshop is the working memory of Restore.
+type workshop struct {
+	frag   translate.Fragment
+	relocs []translate.Reloc
+}
+
+// Restore puts the region of a record into the cache, with its entry at the original address entry, as if a thread
+// had come there. It does nothing and returns false if the original code is not the one that the record was made from, if
+// some of it is translated already, or if the cache has no room. The record must stay as it is.
+func (s *Space) Restore(m Memory, entry uint64, rec []byte) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := &s.halves[s.cur]
+	rd, ok := openRecord(rec)
+	if !ok || h.retired || s.copies >= maxCopies {
+		return false
+	}
+	base, _ := h.room(0, translate.Align)
+	if _, ok := h.room(len(rd.code)+reserve, translate.Align); !ok {
+		return false
+	}
+	w := &s.workshop
+	frag := &w.frag
+	*frag = translate.Fragment{
+		Code: append(frag.Code[:0], rd.code...), Entries: frag.Entries[:0], Returns: frag.Returns[:0], Links: frag.Links[:0], Instrs: int(rd.header[recInstrs]),
+		JumpEntry: rd.header[recJump], CallEntry: rd.header[recEntry], DirectCallEntry: rd.header[recDirect],
+	}
+	reg := translate.Region{Entry: entry, Way: translate.Way(rd.header[recWay])}
+	reg.Blocks = rd.blocks(entry, &h.arena, frag)
+	w.relocs = rd.relocs(w.relocs[:0])
+	rd.exits(entry, frag)
+	moves := translate.Moves{Lo: relative(rd.header[recLo]), Hi: relative(rd.header[recHi])}
+	if rd.bad || max(frag.JumpEntry, frag.CallEntry, frag.DirectCallEntry) >= uint32(len(rd.code)) || !moves.To(entry) {
+		return false
+	}
+	for i := range reg.Blocks {
+		if s.isBlock(reg.Blocks[i].Addr) {
+			return false
+		}
+	}
+	s.src.m = m
+	code, ok := h.arena.makeRecipe(&s.src, &reg)
+	if !ok || !bytes.Equal(code.bytes, rd.orig) {
+		return false
+	}
+	translate.Move(frag.Code, w.relocs, entry, s.cfg.Base+base)
+	r := s.install(reg, code, frag, base)
+	s.stats.Restored++
+	s.stats.RestoredInstrs += uint64(frag.Instrs)
+	for range rd.header[recFills] {
+		orig := entry + relative(rd.word())
+		s.refill(r, orig, rd.word() != 0)
+	}
+	r.record, r.recorded = rec, int(rd.header[recFills])
+	return true
+}
+
+// refill fills a table entry of a restored region if it leads nowhere.
+func (s *Space) refill(r *region, orig uint64, call bool) {
+	slot := s.cfg.slot(orig, call)
+	if slot == nil || *slot != 0 {
+		return
+	}
+	body, ok := r.body(orig)
+	if !ok {
+		return
+	}
+	kind := pieceJump
+	if call {
+		kind = pieceCall
+	}
+	e, ok := r.entry(orig, kind)
+	if !ok {
+		e, ok = s.makeStub(place{r, body}, orig, kind)
+	}
+	if ok {
+		s.fill(r, orig, call, e.first)
+	}
+}
