@@ -18,6 +18,12 @@ import (
 // Options tune the translator. The zero value is the default.
 type Options struct {
 	CacheSize int // bound on the translation cache in bytes; 0: the largest
+
+	// StoreDir is a directory in which translations are kept for later runs. It
+	// is made if needed, with access for the user only; one that others may write to is
+	// not used. Whoever can write to it decides what guests execute. "": none are
+	// kept.
+	StoreDir string
 }
 
 // Cmd is a program to run, or that runs, under translation. Like an exec.Cmd
@@ -172,7 +178,8 @@ func (c *Cmd) Start() error {
 	}
 	s, err := start(&virt.Config{
 		Path: c.Path, Argv: argv, Env: c.Environ(), Dir: c.Dir, Files: files,
-		Trace: c.Trace, CacheSize: c.Options.CacheSize, Ignored: c.Ignore, Setpgid: c.Setpgid,
+		Trace: c.Trace, CacheSize: c.Options.CacheSize, StoreDir: c.Options.StoreDir,
+		Ignored: c.Ignore, Setpgid: c.Setpgid,
 	})
 	if err != nil {
 		c.stdio.closeAll()

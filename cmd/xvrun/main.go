@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 
@@ -26,6 +27,8 @@ usage: xvrun [flags] [--] program [argument ...]
 flags:
   -v         trace translation and system calls, on standard error
   -stats     print counters when the program has ended, on standard error
+  -store DIR keep translations in DIR for later runs, "" for nowhere (default:
+             xvrun in $XDG_CACHE_HOME or ~/.cache)
   -o FILE    write the trace and the counters to FILE instead
   -version   print the version
   -h         print this text
@@ -44,7 +47,7 @@ is 126, one that is not found 127.
 // options are what the command line asks for.
 type options struct {
 	verbose, stats, version, help bool
-	output                        string
+	output, store                 string
 	program                       []string
 }
 
@@ -57,6 +60,7 @@ func parse(args []string) (*options, error) {
 	f.BoolVar(&o.stats, "stats", false, "")
 	f.BoolVar(&o.version, "version", false, "")
 	f.StringVar(&o.output, "o", "", "")
+	f.StringVar(&o.store, "store", defaultStore(), "")
 	err := f.Parse(args)
 	o.program = f.Args()
 	switch {
@@ -74,6 +78,15 @@ func parse(args []string) (*options, error) {
 
 func main() {
 	finish(run(os.Args[1:]))
+}
+
+// defaultStore is the directory of translations, "" if the user has no place for such.
+func defaultStore() string {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, "xvrun")
 }
 
 // outcome is how xvrun ends: with a status, or by a signal.
@@ -113,6 +126,7 @@ func run(args []string) (end outcome) {
 		cmd.Err = nil // execvp honours a "." in PATH
 	}
 	inherited.pass(cmd)
+	cmd.Options.StoreDir = o.store
 	if o.verbose {
 		cmd.Trace = report
 	}
@@ -179,6 +193,7 @@ func printStats(w io.Writer, s xv.Stats) {
 	}{
 		{"regions translated", s.Regions},
 		{"instructions in them", s.Instructions},
+		{"instructions restored", s.Restored},
 		{"cache bytes", s.CacheBytes},
 		{"cache flushes", s.Flushes},
 		{"misses: direct branches", s.LinkMisses},

@@ -23,6 +23,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	xvrun = filepath.Join(dir, "xvrun")
+	os.Setenv("XDG_CACHE_HOME", dir)
 	out, err := exec.Command("go", "build", "-o", xvrun, ".").CombinedOutput()
 	status := 1
 	if err != nil {

@@ -119,14 +119,14 @@ func Xvrun(t testing.TB) string {
 }
 
 // Command returns the argument vector that runs path under xvrun, or natively
-// in the native mode.
+// in the native mode. All runs of a test process share one store of translations.
 func Command(t testing.TB, path string, args ...string) []string {
 	t.Helper()
 	argv := append([]string{path}, args...)
 	if Native {
 		return argv
 	}
-	prefix := append([]string{Xvrun(t)}, strings.Fields(os.Getenv("XV_TEST_FLAGS"))...)
+	prefix := append([]string{Xvrun(t), "-store", filepath.Join(work, "store")}, strings.Fields(os.Getenv("XV_TEST_FLAGS"))...)
 	return append(prefix, argv...)
 }
 

@@ -24,6 +24,7 @@ type Config struct {
 	Files     []*os.File       // descriptors 0, 1, ...; nil: closed
 	Trace     io.Writer        // trace of translation and system calls; nil: none
 	CacheSize int              // bytes of the translation cache; 0: the largest
+	StoreDir  string           // where translations are kept for later runs; "": nowhere
 	Ignored   []syscall.Signal // signals that the first process ignores
 	Setpgid   bool             // the first process leads a process group of its own
 }
@@ -38,6 +39,7 @@ type Status struct {
 type Stats struct {
 	Regions         uint64        // regions translated
 	Instructions    uint64        // original instructions in them
+	Restored        uint64        // instructions in regions that an earlier run translated
 	CacheBytes      uint64        // bytes of the cache in use or used
 	LinkMisses      uint64        // first uses of a direct branch
 	JumpMisses      uint64        // indirect jumps and returns to a target without an entry

@@ -85,8 +85,10 @@ func (th *thread) loseCode(lo, hi uint64) {
 		}
 	}
 	as.rangesMu.Unlock()
-	as.enter().space.Invalidate(lo, hi)
-	as.exit()
+	c := as.enter()
+	defer as.exit()
+	c.warm.forgetFiles(lo, hi)
+	c.space.Invalidate(lo, hi)
 }
 
 // gainCode makes [lo, hi) executable with the protection that the guest sees.
@@ -155,7 +157,7 @@ func (th *thread) mmap(regs *registers) {
 			th.finish(regs, k)
 			return
 		}
-		th.mapped2(regs, th.remote(k)[0], hi-lo, int(prot))
+		th.mapped2(regs, k, th.remote(k)[0], int(prot))
 		return
 	}
 	r, done := th.place(k, lo, hi, prot, flags)
@@ -166,13 +168,17 @@ func (th *thread) mmap(regs *registers) {
 		th.finish(regs, k)
 		return
 	}
-	th.mapped2(regs, r, hi-lo, int(prot))
+	th.mapped2(regs, k, r, int(prot))
 }
 
-// mapped2 ends an mmap with its result.
-func (th *thread) mapped2(regs *registers, r int64, size uint64, prot int) {
+// mapped2 ends the mmap k with its result.
+func (th *thread) mapped2(regs *registers, k call, r int64, prot int) {
 	if (r >= 0 || r < -4095) && prot&unix.PROT_EXEC != 0 {
-		th.gainCode(uint64(r), uint64(r)+size, prot)
+		lo, hi, _ := pages(uint64(r), k.args[1])
+		th.gainCode(lo, hi, prot)
+		if flags := k.args[3]; flags&(unix.MAP_ANONYMOUS|unix.MAP_SHARED) == 0 {
+			th.mappedCode(lo, hi, prot, fmt.Sprintf("/proc/%d/fd/%d", th.tid, int32(k.args[4])), 0, k.args[5])
+		}
 	}
 	th.result(regs, r)
 }

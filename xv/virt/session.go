@@ -19,6 +19,7 @@ import (
 	"xvrun/loader"
 	"xvrun/xv/agent"
 	"xvrun/xv/agent/abi"
+	"xvrun/xv/store"
 )
 
 // Session is a guest: the process that was started, its descendants, and what serves them.
@@ -26,6 +27,7 @@ type Session struct {
 	cfg      Config
 	agent    *shared
 	contexts *shared
+	store    *store.Store
 	bells    []*bell
 	reaper   *reaper
 	started  time.Time
@@ -79,6 +81,9 @@ func Start(cfg *Config) (*Session, error) {
 // open makes the shared memory and starts the servers.
 func (s *Session) open() error {
 	var err error
+	if s.store, err = store.Open(s.cfg.StoreDir); err != nil {
+		s.trace("translations are not kept: %v", err)
+	}
 	if s.agent, err = newShared("xv-agent", abi.AgentSize, true); err != nil {
 		return err
 	}

@@ -110,6 +110,7 @@ type codeSpace struct {
 	upper  bool // the tables for the near zone above NearHalf are mapped
 	far    []farTable
 	space  *tcache.Space
+	warm   warmth
 	users  atomic.Int32
 
 	generation atomic.Uint64     // how often stale memory of the cache was asked for
@@ -185,6 +186,7 @@ func (c *codeSpace) leave() {
 		return
 	}
 	if c.space != nil {
+		c.keep()
 		c.s.counters.retire(c.space.Stats())
 	}
 	c.s.mu.Lock()
@@ -319,7 +321,7 @@ func (as *addressSpace) privatize(th *thread) error {
 	}
 	old.farMu.RUnlock()
 	if err == nil {
-		c.space = old.space.Clone(c.config())
+		c.space, c.warm = old.space.Clone(c.config()), old.warm.clone()
 		err = c.mapInto(th)
 	}
 	if err != nil {

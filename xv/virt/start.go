@@ -265,6 +265,7 @@ func (th *thread) buildImage(entry *uint64, stack uint64) error {
 	if err := as.code.mapInto(th); err != nil {
 		return err
 	}
+	as.code.openImage(th.tid)
 	var calls []call
 	for _, m := range plan.Moves {
 		size := m.OldEnd - m.OldStart
@@ -300,6 +301,7 @@ func (th *thread) buildImage(entry *uint64, stack uint64) error {
 	for _, m := range plan.Moves {
 		if m.Exec {
 			th.gainCode(m.NewStart, m.NewStart+m.OldEnd-m.OldStart, m.Prot|unix.PROT_EXEC)
+			th.mappedImage(maps, m)
 		}
 	}
 	if plan.ExecStack {

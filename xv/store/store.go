@@ -1,0 +1,142 @@
+//go:build linux
+
+// Package store keeps the translations of programs from one run to the next, and between the processes of one run.
+//
+// An Image holds the records of the regions (see package tcache) that a program used, of all files that it executes
+// code of. A record is used only where the original code is, byte for byte, what the record was made from, so that a File
+// only has to lead to records that are worth trying. What the fragments in a store do is trusted like the
+// program xvrun itself: a directory is used only if nobody else can write to it, and only by the very build that
+// wrote a file.
+package store
+
+import (
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// File identifies the contents of a file, as far as its inode tells.
+type File struct {
+	Dev, Ino uint64
+	Size     int64 // bytes
+	MTime    int64 // nanoseconds since 1970
+}
+
+// FileOf returns the identity of an open or named file from its status.
+func FileOf(st *unix.Stat_t) File {
+	return File{Dev: st.Dev, Ino: st.Ino, Size: st.Size, MTime: st.Mtim.Nano()}
+}
+
+// Entry is the record of one region, whose entry lies at Offset in the file.
+type Entry struct {
+	Offset uint64
+	Record []byte
+}
+
+// Image is the records of one program, in the order in which the regions were first used. It must not be changed once it
+// was put into a Store.
+type Image struct {
+	files map[File][]Entry
+	size  int // bytes of records
+	count int
+}
+
+// NewImage returns an empty Image.
+func NewImage() *Image { return &Image{files: make(map[File][]Entry)} }
+
+// Add appends a record. The Image keeps it without a copy.
+func (im *Image) Add(f File, e Entry) {
+	im.files[f] = append(im.files[f], e)
+	im.size += len(e.Record)
+	im.count++
+}
+
+// Entries returns the records of a file; nil Images have none.
+func (im *Image) Entries(f File) []Entry {
+	if im == nil {
+		return nil
+	}
+	return im.files[f]
+}
+
+// Len is the number of records.
+func (im *Image) Len() int {
+	if im == nil {
+		return 0
+	}
+	return im.count
+}
+
+// AddMissing adds the records of the files that im has none of, as long as the image is not too large.
+func (im *Image) AddMissing(from *Image) {
+	if from == nil {
+		return
+	}
+	for f, list := range from.files {
+		if len(im.files[f]) > 0 {
+			continue
+		}
+		for _, e := range list {
+			if im.size < MaxImage {
+				im.Add(f, e)
+			}
+		}
+	}
+}
+
+// Bounds, in bytes.
+const (
+	MaxImage = 64 << 20  // of the records of one program
+	maxDir   = 512 << 20 // of all files of a directory
+)
+
+// Store is a set of Images by program. It is safe for concurrent use, also of a directory by several processes.
+type Store struct {
+	dir   string // "": in memory only
+	build [32]byte
+
+	mu     sync.Mutex
+	images map[File]*Image // nil: looked for, not there
+}
+
+// Open returns the Store of a directory, which is made if it does not exist; with "" nothing is kept when the process
+// ends. An error says why the directory cannot be used; the Store then works in memory.
+func Open(dir string) (*Store, error) {
+	s := &Store{images: make(map[File]*Image)}
+	if dir == "" {
+		return s, nil
+	}
+	build, err := buildID()
+	if err != nil {
+		return s, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return s, err
+	}
+	if err := private(dir); err != nil {
+		return s, err
+	}
+	s.dir, s.build = dir, build
+	return s, nil
+}
+
+// Image returns the Image of a program, nil if there is none that can be used.
+func (s *Store) Image(program File) *Image {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	im, ok := s.images[program]
+	if !ok {
+		im = s.load(program)
+		s.images[program] = im
+	}
+	return im
+}
+
+// Put makes im the Image of a program. An error says that it could not be written; it then lasts as long as the Store.
+func (s *Store) Put(program File, im *Image) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.images[program] = im
+	return s.save(program, im)
+}

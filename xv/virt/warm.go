@@ -1,0 +1,132 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/loader"
+	"xvrun/xv/store"
+)
+
+// warmth is what a codeSpace needs to begin with the translations of earlier runs of its program, and to keep its own for
+// later ones.
+type warmth struct {
+	program store.File // zero: nothing is kept
+	image   *store.Image
+
+	mu    sync.Mutex
+	files []mappedFile
+}
+
+// mappedFile is a part of a file that is mapped, private and not writable, as code.
+type mappedFile struct {
+	lo, hi uint64
+	file   store.File
+	offset uint64 // of lo in the file
+}
+
+// openImage looks for the translations of the program that process pid has just executed.
+func (c *codeSpace) openImage(pid int) {
+	var st unix.Stat_t
+	if unix.Stat(fmt.Sprintf("/proc/%d/exe", pid), &st) != nil {
+		return
+	}
+	c.warm.program = store.FileOf(&st)
+	c.warm.image = c.s.store.Image(c.warm.program)
+}
+
+// mappedCode is called when a part of a file was mapped as code at [lo, hi): it restores the translations that are known of
+// it. name is a path of the file for stat(2).
+func (th *thread) mappedCode(lo, hi uint64, prot int, name string, inode, offset uint64) {
+	if prot&unix.PROT_WRITE != 0 || lo >= hi {
+		return
+	}
+	c := th.p.as.enter()
+	defer th.p.as.exit()
+	w := &c.warm
+	if w.program == (store.File{}) {
+		return
+	}
+	var st unix.Stat_t
+	if unix.Stat(name, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || inode != 0 && st.Ino != inode {
+		return
+	}
+	f := store.FileOf(&st)
+	w.mu.Lock()
+	w.files = append(w.files, mappedFile{lo, hi, f, offset})
+	w.mu.Unlock()
+	restored := 0
+	for _, e := range w.image.Entries(f) {
+		// The file may be mapped in parts.
+		if e.Offset >= offset && e.Offset-offset < hi-lo && c.space.Restore(codeReader{th}, lo+e.Offset-offset, e.Record) {
+			restored++
+		}
+	}
+	if th.p.s.cfg.Trace != nil {
+		th.p.s.trace("%d: %d regions restored in %#x-%#x", th.tid, restored, lo, hi)
+	}
+}
+
+// mappedImage is mappedCode for a mapping that the kernel made and that has moved.
+func (th *thread) mappedImage(maps []loader.VMA, m loader.Move) {
+	for _, v := range maps {
+		if v.Start == m.OldStart && v.Inode != 0 && !v.Shared {
+			name := fmt.Sprintf("/proc/%d/root%s", th.tid, v.Path)
+			th.mappedCode(m.NewStart, m.NewStart+m.OldEnd-m.OldStart, m.Prot, name, v.Inode, v.Offset)
+		}
+	}
+}
+
+// forgetFiles is called when what is mapped in [lo, hi) changes.
+func (w *warmth) forgetFiles(lo, hi uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	kept := w.files[:0]
+	for _, f := range w.files {
+		if lo >= f.hi || hi <= f.lo {
+			kept = append(kept, f)
+		}
+	}
+	w.files = kept
+}
+
+// clone copies the state for a codeSpace that is a copy.
+func (w *warmth) clone() warmth {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return warmth{program: w.program, image: w.image, files: append([]mappedFile(nil), w.files...)}
+}
+
+// freshShare is the least share of new records for which a program's image is written again: 1/freshShare.
+const freshShare = 16
+
+// keep puts the translations into the store, when enough of them are new.
+func (c *codeSpace) keep() {
+	w := &c.warm
+	if w.program == (store.File{}) {
+		return
+	}
+	w.mu.Lock()
+	files := w.files
+	w.mu.Unlock()
+	im, fresh := store.NewImage(), 0
+	for _, m := range files {
+		c.space.Save(m.lo, m.hi, func(entry uint64, rec []byte, isFresh bool) {
+			im.Add(m.file, store.Entry{Offset: entry - m.lo + m.offset, Record: rec})
+			if isFresh {
+				fresh++
+			}
+		})
+	}
+	if fresh*freshShare < im.Len() || fresh == 0 {
+		return
+	}
+	im.AddMissing(w.image)
+	if err := c.s.store.Put(w.program, im); err != nil {
+		c.s.trace("keeping translations: %v", err)
+	}
+}
