@@ -110,7 +110,12 @@ func (p place) fill(spec Spec) error {
 		if mode == 0 {
 			mode = 0o644
 		}
-		if err := os.WriteFile(name, []byte(f.Data), mode); err != nil {
+		// No other test may fork meanwhile: its child would hold the file open for writing until it
+		// has executed its own program, and this one could not be executed (ETXTBSY).
+		syscall.ForkLock.RLock()
+		err := os.WriteFile(name, []byte(f.Data), mode)
+		syscall.ForkLock.RUnlock()
+		if err != nil {
 			return err
 		}
 		// Files have one fixed time, so that listings are equal.
