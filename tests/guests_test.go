@@ -60,6 +60,7 @@ var guests = []guest{
 	{src: "c/auxv.c", kinds: harness.AllKinds},
 	{src: "c/self.c", kinds: glibc},
 	{src: "c/memory.c", kinds: glibc},
+	{src: "c/limits.c", kinds: glibc},
 	{src: "c/faults.c", kinds: glibc, runs: []run{{name: "main"}, {name: "altstack", args: []string{"x"}}}},
 	{src: "c/sigstack.c", kinds: glibc},
 	{src: "c/async.c", kinds: glibc, runs: []run{{timeout: 2 * time.Minute}}},

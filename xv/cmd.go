@@ -58,6 +58,11 @@ type Cmd struct {
 	// Ignore lists the signals that the program starts out ignoring.
 	Ignore []syscall.Signal
 
+	// Limits are resource limits of the program (getrlimit(2)). The others are
+	// the caller's. A limit of the address space counts only memory of the
+	// program itself.
+	Limits []Limit
+
 	// Setpgid makes the program lead a process group of its own. Otherwise it
 	// is in the caller's.
 	Setpgid bool
@@ -179,7 +184,7 @@ func (c *Cmd) Start() error {
 	s, err := start(&virt.Config{
 		Path: c.Path, Argv: argv, Env: c.Environ(), Dir: c.Dir, Files: files,
 		Trace: c.Trace, CacheSize: c.Options.CacheSize, StoreDir: c.Options.StoreDir,
-		Ignored: c.Ignore, Setpgid: c.Setpgid,
+		Ignored: c.Ignore, Limits: c.Limits, Setpgid: c.Setpgid,
 	})
 	if err != nil {
 		c.stdio.closeAll()

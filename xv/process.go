@@ -13,6 +13,9 @@ import (
 // Stats counts what was done for a guest so far.
 type Stats = virt.Stats
 
+// Limit is a resource limit of a program.
+type Limit = virt.Limit
+
 // session is what virt.Start returns.
 type session interface {
 	Pid() int

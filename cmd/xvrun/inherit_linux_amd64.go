@@ -14,18 +14,40 @@ import (
 // inheritance is what a program executed in xvrun's place would have got and
 // the Go runtime hides or changes.
 type inheritance struct {
-	env     []string
-	files   []*os.File // by descriptor; nil: closed
-	ignored []syscall.Signal
+	env      []string
+	standard [3]*os.File // nil: closed
+	others   []int       // descriptors from 3 on; the program inherits them without further ado
+	ignored  []syscall.Signal
+	limits   []xv.Limit
 }
 
-func inherit() *inheritance {
-	return &inheritance{env: environ(), files: descriptors(), ignored: ignored()}
+func inherit() (*inheritance, error) {
+	l, err := limits() // first: without a file left nothing else works
+	if err != nil {
+		return nil, err
+	}
+	return &inheritance{env: environ(), standard: standard(), others: others(), ignored: ignored(), limits: l}, nil
 }
 
 func (i *inheritance) pass(cmd *xv.Cmd) {
-	cmd.Env, cmd.Ignore = i.env, i.ignored
-	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = i.files[0], i.files[1], i.files[2], i.files[3:]
+	cmd.Env, cmd.Ignore, cmd.Limits = i.env, i.ignored, i.limits
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = i.standard[0], i.standard[1], i.standard[2]
+}
+
+// release gives up what only the program needs: whoever reads from a pipe sees its end when the program
+// closes its descriptor. Standard error is kept, for messages.
+func (i *inheritance) release() {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return
+	}
+	defer null.Close()
+	for fd := range 2 {
+		syscall.Dup3(int(null.Fd()), fd, 0)
+	}
+	for _, fd := range i.others {
+		syscall.Close(fd)
+	}
 }
 
 // environ returns the environment with its duplicates, which os.Environ drops.
@@ -38,23 +60,28 @@ func environ() []string {
 	return env[:len(env)-1] // each string ends with a zero
 }
 
-// descriptors returns the inherited descriptors: the standard ones, and those from 3 on that are not
-// close-on-exec, as the runtime's own all are.
-func descriptors() []*os.File {
-	files := []*os.File{os.Stdin, os.Stdout, os.Stderr}
+// standard returns the standard descriptors. Those that were closed are /dev/null here.
+func standard() [3]*os.File {
+	files := [3]*os.File{os.Stdin, os.Stdout, os.Stderr}
 	for fd := range files {
 		if inherited.Closed(fd) {
-			files[fd] = nil // the runtime has opened /dev/null
+			files[fd] = nil
 		}
 	}
+	return files
+}
+
+// others lists the inherited descriptors from 3 on: those that are not close-on-exec, as the runtime's own
+// all are.
+func others() (list []int) {
 	dir, err := os.Open("/proc/self/fd")
 	if err != nil {
-		return files
+		return nil
 	}
 	defer dir.Close()
 	names, err := dir.Readdirnames(-1)
 	if err != nil {
-		return files
+		return nil
 	}
 	for _, name := range names {
 		fd, err := strconv.Atoi(name)
@@ -62,15 +89,11 @@ func descriptors() []*os.File {
 			continue
 		}
 		flags, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_GETFD, 0)
-		if errno != 0 || flags&syscall.FD_CLOEXEC != 0 {
-			continue
+		if errno == 0 && flags&syscall.FD_CLOEXEC == 0 {
+			list = append(list, fd)
 		}
-		for len(files) <= fd {
-			files = append(files, nil)
-		}
-		files[fd] = os.NewFile(uintptr(fd), "descriptor "+name)
 	}
-	return files
+	return list
 }
 
 const lastSignal = 64

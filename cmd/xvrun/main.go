@@ -102,7 +102,10 @@ func run(args []string) (end outcome) {
 			end = fail(fmt.Errorf("internal error: %v", r))
 		}
 	}()
-	inherited := inherit() // before anything opens a file or handles a signal
+	inherited, err := inherit() // before anything opens a file or handles a signal
+	if err != nil {
+		return fail(err)
+	}
 	o, err := parse(args)
 	if err != nil {
 		return fail(err)
@@ -134,6 +137,7 @@ func run(args []string) (end outcome) {
 	if err := cmd.Start(); err != nil {
 		return fail(err)
 	}
+	inherited.release()
 	m.follow()
 	err = cmd.Wait()
 	if _, ended := errors.AsType[*xv.ExitError](err); err != nil && !ended {

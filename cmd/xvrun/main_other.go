@@ -12,9 +12,11 @@ import (
 
 type inheritance struct{}
 
-func inherit() *inheritance { return &inheritance{} }
+func inherit() (*inheritance, error) { return &inheritance{}, nil }
 
 func (*inheritance) pass(*xv.Cmd) {}
+
+func (*inheritance) release() {}
 
 type mirror struct{}
 

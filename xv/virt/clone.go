@@ -122,6 +122,7 @@ func (th *thread) newChild(flags uint64) (*thread, error) {
 	}
 	child := s.newProcess(0, as, actions)
 	child.undumpable.Store(p.undumpable.Load())
+	child.limits.inherit(&p.limits)
 	t, err := s.newThread(child)
 	if err != nil {
 		as.leave()

@@ -26,7 +26,14 @@ type Config struct {
 	CacheSize int              // bytes of the translation cache; 0: the largest
 	StoreDir  string           // where translations are kept for later runs; "": nowhere
 	Ignored   []syscall.Signal // signals that the first process ignores
+	Limits    []Limit          // of the first process, where they aren't the caller's
 	Setpgid   bool             // the first process leads a process group of its own
+}
+
+// Limit is a resource limit (getrlimit(2)).
+type Limit struct {
+	Resource   int    // RLIMIT_AS, ...
+	Soft, Hard uint64 // all ones: none
 }
 
 // Status is how the first process ended.

@@ -131,21 +131,62 @@ func childrenOf(pid int) (list []int) {
 	return list
 }
 
-// innermostID is the last number of NSpid in a status file: the id in the task's own PID namespace.
+// processOf returns the process of the thread or process that th numbers id, nil if it is none of the
+// guest's.
+func (th *thread) processOf(id int) *process {
+	own := namespaceIDs(fmt.Sprintf("/proc/%d/status", th.tid))
+	s := th.p.s
+	if len(own) == 1 {
+		if s.has(id) {
+			return s.process(id)
+		}
+		return s.process(threadGroup(id))
+	}
+	for _, p := range s.alive() {
+		if ids := namespaceIDs(fmt.Sprintf("/proc/%d/status", p.pid)); len(ids) >= len(own) && ids[len(own)-1] == id {
+			return p
+		}
+	}
+	return nil
+}
+
+func (s *Session) process(pid int) *process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.processes[pid]
+}
+
+// threadGroup is the process of a thread, 0 if there is none.
+func threadGroup(tid int) int {
+	if ids := statusNumbers(fmt.Sprintf("/proc/%d/status", tid), "Tgid"); len(ids) == 1 {
+		return ids[0]
+	}
+	return 0
+}
+
+// innermostID is the id of a task in its own PID namespace, 0 if it is gone.
 func innermostID(path string) int {
+	if ids := namespaceIDs(path); len(ids) > 0 {
+		return ids[len(ids)-1]
+	}
+	return 0
+}
+
+// namespaceIDs are the ids of a task in the supervisor's PID namespace and those below, down to its own.
+func namespaceIDs(path string) []int { return statusNumbers(path, "NSpid") }
+
+// statusNumbers returns the numbers of a field of a status file (proc_pid_status(5)).
+func statusNumbers(path, field string) (list []int) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return 0
+		return nil
 	}
-	_, rest, ok := bytes.Cut(text, []byte("\nNSpid:"))
-	if !ok {
-		return 0
-	}
+	_, rest, _ := bytes.Cut(text, []byte("\n"+field+":"))
 	line, _, _ := bytes.Cut(rest, []byte("\n"))
-	fields := bytes.Fields(line)
-	if len(fields) == 0 {
-		return 0
+	for _, f := range bytes.Fields(line) {
+		if n, err := strconv.Atoi(string(f)); err == nil {
+			list = append(list, n)
+		}
 	}
-	n, _ := strconv.Atoi(string(fields[len(fields)-1]))
-	return n
+	return list
 }

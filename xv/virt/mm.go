@@ -140,6 +140,17 @@ func (th *thread) mmap(regs *registers) {
 		return
 	}
 	as := th.p.as
+	over := hi
+	if flags&unix.MAP_FIXED == 0 {
+		over = lo
+	}
+	if !th.fits(hi-lo, lo, over) {
+		th.result(regs, -int64(unix.ENOMEM))
+		return
+	}
+	if as.lockNew.Load() {
+		k.args[3] |= unix.MAP_LOCKED
+	}
 	th.mappedShared(prot, flags)
 	if flags&(unix.MAP_FIXED|unix.MAP_FIXED_NOREPLACE) != 0 {
 		if as.reserved(lo, hi) {
@@ -356,6 +367,10 @@ func (th *thread) mremap(regs *registers) {
 	fixed := a[3]&unix.MREMAP_FIXED != 0
 	if ok && as.reserved(lo, hi) || fixed && newOK && as.reserved(a[4], newHi) {
 		th.result(regs, -int64(unix.EINVAL))
+		return
+	}
+	if a[2] > a[1] && !th.fits(pageUp(a[2]-a[1]), 0, 0) {
+		th.result(regs, -int64(unix.ENOMEM))
 		return
 	}
 	if fixed && newOK {

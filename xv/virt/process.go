@@ -23,6 +23,7 @@ type process struct {
 	threads    map[*thread]struct{} // guarded by Session.mu
 	as         *addressSpace        // changed by execve only, by the thread that executes
 	actions    *actionTable
+	limits     limits
 	executing  atomic.Bool // a thread is in an execve
 	ignoredSet bool        // Config.Ignored was done
 }

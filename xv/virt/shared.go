@@ -14,8 +14,9 @@ import (
 // shared is memory that guests map by opening the supervisor's descriptor under /proc: the guest needs
 // to hold no descriptor of ours, and a sealed object can never be mapped writable by it.
 type shared struct {
-	fd   int
-	view []byte
+	fd     int
+	view   []byte
+	sealed bool // guests can't write it
 }
 
 // newShared makes an object of size bytes, of which only what is touched takes memory. A sealed
@@ -28,7 +29,7 @@ func newShared(name string, size int, sealed bool) (*shared, error) {
 	if err != nil {
 		return nil, fmt.Errorf("memfd_create: %w", err)
 	}
-	s := &shared{fd: fd}
+	s := &shared{fd: fd, sealed: sealed}
 	if err := unix.Ftruncate(fd, int64(size)); err != nil {
 		s.close()
 		return nil, fmt.Errorf("ftruncate to %d bytes: %w", size, err)

@@ -3,10 +3,8 @@
 package virt
 
 import (
-	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -34,6 +32,7 @@ type addressSpace struct {
 	protected map[uint64]struct{} // pages that the guest may write, but were made read-only when translated
 	aliases   map[uint64][]uint64 // of a protected page: the pages of code that it is another mapping of
 	files     atomic.Bool         // a file was mapped shared, to write or to execute
+	lockNew   atomic.Bool         // what is mapped is locked (mlockall(2))
 	readExec  bool                // what the guest maps readable it may execute (personality(2))
 	nearNext  uint64              // where the search for free near addresses goes on
 
@@ -333,8 +332,6 @@ func (as *addressSpace) privatize(th *thread) error {
 	return nil
 }
 
-var errNoCall = errors.New("remote system call failed")
-
 // mapInto maps cache and tables into the address space of th, over what is there.
 func (c *codeSpace) mapInto(th *thread) error {
 	const read, execute = unix.PROT_READ, unix.PROT_READ | unix.PROT_EXEC
@@ -378,74 +375,4 @@ func (th *thread) coverUpper() {
 		}
 	}
 	c.upper = true
-}
-
-// mapping is a part of an object of the supervisor and where it belongs in a guest.
-type mapping struct {
-	object    *shared
-	addr      uint64
-	size, off uint64
-	prot      uint64
-	flags     uint64
-}
-
-// mapShared maps parts of objects of the supervisor into the address space of th, up to the first that
-// fails.
-func (th *thread) mapShared(parts ...mapping) error {
-	for some := range slices.Chunk(parts, abi.MaxVector/2) {
-		if err := th.mapSome(some); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// mapSome is mapShared for so few parts that they take two hand-offs.
-func (th *thread) mapSome(parts []mapping) error {
-	var opens, calls []call
-	fds := map[*shared]int{} // index in opens
-	path := 0
-	for _, p := range parts {
-		if _, ok := fds[p.object]; !ok {
-			fds[p.object] = len(opens)
-			th.putString(path, p.object.path())
-			opens = append(opens, call{unix.SYS_OPENAT, [6]uint64{atFDCWD, th.ctx.scratchAddr() + uint64(path), unix.O_RDONLY | unix.O_CLOEXEC}})
-			path += len(p.object.path()) + 1
-		}
-	}
-	opened := th.remote(opens...)
-	failed := slices.IndexFunc(opened, func(fd int64) bool { return fd < 0 })
-	if failed < 0 {
-		for _, p := range parts {
-			fd := uint64(opened[fds[p.object]])
-			calls = append(calls, call{unix.SYS_MMAP, [6]uint64{p.addr, p.size, p.prot, unix.MAP_SHARED | unix.MAP_NORESERVE | p.flags, fd, p.off}})
-		}
-	}
-	for _, fd := range opened {
-		if fd >= 0 {
-			calls = append(calls, call{unix.SYS_CLOSE, [6]uint64{uint64(fd)}})
-		}
-	}
-	done := th.remote(calls...)
-	if failed >= 0 {
-		return fmt.Errorf("opening the supervisor's memory in process %d: %w", th.p.pid, unix.Errno(-opened[failed]))
-	}
-	for i, p := range parts {
-		if r := done[i]; r < 0 && r > -4096 {
-			return fmt.Errorf("mmap at %#x in process %d: %w", p.addr, th.p.pid, unix.Errno(-r))
-		} else if uint64(r) != p.addr {
-			return errNoCall
-		}
-	}
-	return nil
-}
-
-// atFDCWD is AT_FDCWD as the kernel takes it.
-const atFDCWD = 0xffffffffffffff9c
-
-// putString writes a C string to the scratch memory at off.
-func (th *thread) putString(off int, s string) {
-	b := th.ctx.scratch()[off:]
-	n := copy(b, s)
-	b[n] = 0
 }

@@ -73,6 +73,9 @@ func (s *Session) injectFirst(pid int) (*process, error) {
 	if err := s.adopt(p, pid); err != nil {
 		return nil, err
 	}
+	if err := s.setLimits(p); err != nil {
+		return nil, err
+	}
 	if err := getSigMask(pid, &th.mask); err != nil {
 		return nil, fmt.Errorf("PTRACE_GETSIGMASK: %w", err)
 	}
@@ -96,10 +99,11 @@ func (th *thread) inject(tid int) error {
 	if err := in.begin(); err != nil {
 		return err
 	}
-	if err := in.mapObject(s.agent, abi.Agent, unix.PROT_READ|unix.PROT_EXEC); err != nil {
-		return err
-	}
-	if err := in.mapObject(s.contexts, abi.Contexts, unix.PROT_READ|unix.PROT_WRITE); err != nil {
+	err := mapParts(&in, borrower{th.p.pid, tid}, []mapping{
+		{s.agent, abi.Agent, abi.AgentSize, 0, unix.PROT_READ | unix.PROT_EXEC, unix.MAP_FIXED_NOREPLACE},
+		{s.contexts, abi.Contexts, abi.ContextsSize, 0, unix.PROT_READ | unix.PROT_WRITE, unix.MAP_FIXED_NOREPLACE},
+	})
+	if err != nil {
 		return err
 	}
 	if err := in.end(); err != nil {
@@ -150,33 +154,39 @@ func (in *injector) end() error {
 	return nil
 }
 
-// mapObject maps an object of the supervisor; the path to open goes below the stack.
-func (in *injector) mapObject(o *shared, addr, prot uint64) error {
-	path := append([]byte(o.path()), 0)
-	at := (in.regs.Rsp - 512) &^ 7
-	if _, err := unix.PtracePokeData(in.tid, uintptr(at), path); err != nil {
-		return fmt.Errorf("PTRACE_POKEDATA: %w", err)
+// perform implements caller. The arguments are below the program's stack.
+func (in *injector) perform(calls ...call) ([]int64, error) {
+	var results []int64
+	for _, k := range calls {
+		r, err := in.call(k)
+		if err != nil {
+			return nil, err
+		}
+		results = append(results, r)
 	}
-	flags := uint64(unix.O_RDONLY)
-	if prot&unix.PROT_WRITE != 0 {
-		flags = unix.O_RDWR
-	}
-	fd, err := in.call(unix.SYS_OPENAT, atFDCWD, at, flags)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", o.path(), err)
-	}
-	if _, err := in.call(unix.SYS_MMAP, addr, uint64(len(o.view)), prot, unix.MAP_SHARED|unix.MAP_FIXED_NOREPLACE, fd, 0); err != nil {
-		return fmt.Errorf("mmap of %d bytes at %#x: %w", len(o.view), addr, err)
-	}
-	_, err = in.call(unix.SYS_CLOSE, fd)
-	return err
+	return results, nil
 }
 
-func (in *injector) call(nr uint64, args ...uint64) (uint64, error) {
-	var a [6]uint64
-	copy(a[:], args)
+func (in *injector) argument() uint64 { return (in.regs.Rsp - argumentSize - 128) &^ 7 }
+
+func (in *injector) writeArgument(off int, b []byte) error {
+	if _, err := unix.PtracePokeData(in.tid, uintptr(in.argument())+uintptr(off), b); err != nil {
+		return fmt.Errorf("PTRACE_POKEDATA: %w", err)
+	}
+	return nil
+}
+
+func (in *injector) readArgument(off int, b []byte) error {
+	if _, err := unix.PtracePeekData(in.tid, uintptr(in.argument())+uintptr(off), b); err != nil {
+		return fmt.Errorf("PTRACE_PEEKDATA: %w", err)
+	}
+	return nil
+}
+
+func (in *injector) call(k call) (int64, error) {
 	regs := in.regs
-	regs.Rax, regs.Rdi, regs.Rsi, regs.Rdx, regs.R10, regs.R8, regs.R9 = nr, a[0], a[1], a[2], a[3], a[4], a[5]
+	regs.Rax = uint64(k.nr)
+	regs.Rdi, regs.Rsi, regs.Rdx, regs.R10, regs.R8, regs.R9 = k.args[0], k.args[1], k.args[2], k.args[3], k.args[4], k.args[5]
 	regs.Orig_rax = ^uint64(0)
 	if err := unix.PtraceSetRegs(in.tid, &regs); err != nil {
 		return 0, err
@@ -189,13 +199,9 @@ func (in *injector) call(nr uint64, args ...uint64) (uint64, error) {
 			return 0, err
 		}
 		if regs.Rip != in.regs.Rip {
-			break
+			return int64(regs.Rax), nil
 		}
 	}
-	if r := int64(regs.Rax); r < 0 && r > -4096 {
-		return 0, unix.Errno(-r)
-	}
-	return regs.Rax, nil
 }
 
 // step lets the tracee execute an instruction. Signals that arrive meanwhile are kept for later.

@@ -19,6 +19,7 @@ var handlers map[uint64]func(th *thread, regs *registers)
 func init() {
 	handlers = map[uint64]func(th *thread, regs *registers){
 		unix.SYS_MMAP:           (*thread).mmap,
+		unix.SYS_BRK:            (*thread).brk, // only from countSpace on
 		unix.SYS_MUNMAP:         (*thread).munmap,
 		unix.SYS_MPROTECT:       (*thread).mprotect,
 		unix.SYS_PKEY_MPROTECT:  (*thread).mprotect,
@@ -36,6 +37,11 @@ func init() {
 		unix.SYS_EXIT:           (*thread).exit,
 		unix.SYS_ARCH_PRCTL:     (*thread).archPrctl,
 		unix.SYS_PRCTL:          (*thread).prctl,
+		unix.SYS_MLOCKALL:       (*thread).mlockall,
+		unix.SYS_MUNLOCKALL:     (*thread).munlockall,
+		unix.SYS_GETRLIMIT:      (*thread).getrlimit,
+		unix.SYS_SETRLIMIT:      (*thread).setrlimit,
+		unix.SYS_PRLIMIT64:      (*thread).prlimit64,
 		unix.SYS_RSEQ:           refuse(unix.ENOSYS),
 		unix.SYS_PTRACE:         refuse(unix.EPERM),
 		unix.SYS_SECCOMP:        refuse(unix.EINVAL),
@@ -44,7 +50,9 @@ func init() {
 }
 
 // passes reports whether the gate gives a system call straight to the kernel. A trace shows all.
-func (s *Session) passes(nr int) bool { return s.cfg.Trace == nil && handlers[uint64(nr)] == nil }
+func (s *Session) passes(nr int) bool {
+	return s.cfg.Trace == nil && (handlers[uint64(nr)] == nil || nr == unix.SYS_BRK)
+}
 
 // refuse is a handler that fails.
 func refuse(errno unix.Errno) func(*thread, *registers) {

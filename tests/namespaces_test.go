@@ -1,0 +1,45 @@
+package tests
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+
+	"xvrun/tests/harness"
+)
+
+// TestNamespaces runs programs where the supervisor's files can't be reached: in other namespaces, below
+// another root, and without /proc. What is not permitted natively is skipped.
+func TestNamespaces(t *testing.T) {
+	unshare, sh := harness.Tool(t, "unshare"), harness.Tool(t, "bash")
+	const some = `(exit 3); echo $?; echo a | cat | tr a b; `
+	for _, c := range []struct {
+		name   string
+		flags  string
+		script string
+	}{
+		{"pid", "--fork --pid --mount-proc", some + `echo $$; readlink /proc/self/exe; cat /proc/self/comm; ls -d /proc/[0-9]* | head -1`},
+		{"pid-old-proc", "--fork --pid", some + `echo $$`},
+		{"user", "-r", some + `id -u`},
+		{"user-pid", "-r --fork --pid --mount-proc", some + `kill -9 1; trap 'echo caught' TERM; kill $$; setsid sh -c 'sleep 0.05; exit 4' & wait $!; echo $?`},
+		{"network", "-r -n -i -u", some + `echo $(ls /sys/class/net | wc -l)`},
+		{"no-proc", "-r -m", `umount -l /proc; ` + some},
+		{"other-proc", "-r -m", `mount -t tmpfs x /proc; ` + some},
+		{"all", "-r -m -p -f -i -n -u", `mount -t proc x /proc; ` + some + `unshare -r --fork --pid --mount-proc sh -c 'echo $$; true | cat'`},
+		{"chroot", "-r", `chroot root /limits started; cd root; chroot . /limits started | head -1`},
+		{"pivot-root", "-r -m", `mount --bind root root && cd root && mkdir old && pivot_root . old && /limits started && exec /limits started`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			flags := strings.Fields(c.flags)
+			if out, err := exec.Command(unshare, append(flags, "true")...).CombinedOutput(); err != nil {
+				t.Skipf("unshare %s: %v %s", c.flags, err, out)
+			}
+			static := readFile(t, harness.Guest(t, "c/limits.c", harness.Static))
+			harness.Compare(t, harness.Case{Spec: harness.Spec{
+				Argv:  append(append([]string{unshare}, flags...), sh, "-c", c.script),
+				Files: []harness.File{{Name: "root/limits", Data: string(static), Mode: 0o755}},
+			}, Exit: 0})
+		})
+	}
+}
