@@ -99,6 +99,7 @@ static void space(void)
 static void files(char *self)
 {
 	struct rlimit rl = {10, 10};
+	CHECK(syscall(SYS_close_range, 3, ~0u, 0) == 0);
 	CHECK(setrlimit(RLIMIT_NOFILE, &rl) == 0);
 	rl.rlim_max = rl.rlim_cur = 11;
 	CHECK(setrlimit(RLIMIT_NOFILE, &rl) == -1 && errno == EPERM);
