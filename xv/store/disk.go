@@ -5,12 +5,12 @@ package store
 import (
 	"bytes"
 	"cmp"
-	"crypto/sha256"
 	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"hash/fnv"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -28,7 +28,7 @@ import (
 // but for those lengths.
 const (
 	magic      = "xvcode1\n"
-	headerSize = len(magic) + sha256.Size + 16
+	headerSize = len(magic) + len(hash{}) + 16
 	fileSize   = 32 // of a File
 )
 
@@ -39,8 +39,18 @@ const suffix = ".xvcode"
 
 // name is the name of the file of a program.
 func (s *Store) name(program File) string {
-	sum := sha256.Sum256(appendFile(slices.Clone(s.build[:]), program))
-	return filepath.Join(s.dir, fmt.Sprintf("%x", sum[:16])+suffix)
+	return filepath.Join(s.dir, fmt.Sprintf("%x", hashOf(appendFile(slices.Clone(s.build[:]), program)))+suffix)
+}
+
+// hash tells builds and programs apart. It need not withstand an attacker, who can't write to the directory;
+// crypto/sha256 brings 32 MiB of bss, for which a program with a low RLIMIT_DATA can't be executed.
+type hash [16]byte
+
+func hashOf(b []byte) (h hash) {
+	f := fnv.New128a()
+	f.Write(b)
+	f.Sum(h[:0])
+	return h
 }
 
 func appendFile(b []byte, f File) []byte {
@@ -260,7 +270,7 @@ func readPrivate(name string) ([]byte, error) {
 }
 
 // buildID identifies the running program: what another build wrote may have been translated in another way.
-var buildID = sync.OnceValues(func() (id [32]byte, err error) {
+var buildID = sync.OnceValues(func() (id hash, err error) {
 	f, err := os.Open("/proc/self/exe")
 	if err != nil {
 		return id, err
@@ -278,5 +288,5 @@ var buildID = sync.OnceValues(func() (id [32]byte, err error) {
 	if err != nil {
 		return id, err
 	}
-	return sha256.Sum256(note), nil
+	return hashOf(note), nil
 })

@@ -65,7 +65,6 @@ int main(int argc, char **argv)
 	for (int i = 4; i < 10; i++)
 		close(i);
 	CHECK(setrlimit(RLIMIT_NOFILE, &old) == 0);
-	CHECK(getpriority(PRIO_PROCESS, 0) == 0);
 	cpu_set_t set;
 	CHECK(sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0);
 	struct utsname u;
