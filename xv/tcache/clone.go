@@ -84,7 +84,7 @@ func (r *region) clone() *region {
 	c.stubs = slices.Clone(r.stubs)
 	c.links = make([]link, len(r.links))
 	for i, l := range r.links {
-		c.links[i] = link{target: l.target, off: l.off, stub: l.stub, call: l.call}
+		c.links[i] = link{target: l.target, off: l.off, stub: l.stub, call: l.call, away: l.away}
 	}
 	return &c
 }

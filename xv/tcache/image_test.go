@@ -146,7 +146,7 @@ func (s *Space) verify(t *testing.T, im *image, full bool) {
 					t.Fatalf("link to %#x leads to %#x, outside its target", l.target, d)
 				}
 				if full {
-					s.verifyPlace(t, s.cfg.Base+d, l.target, false, l.call)
+					s.verifyPlace(t, s.cfg.Base+d, l.target, l.away, l.call)
 				}
 			}
 			if full {
@@ -234,14 +234,14 @@ func (s *Space) verify(t *testing.T, im *image, full bool) {
 }
 
 // verifyPlace checks that a thread at a cache address is about to execute orig, in the state of a body or an entry.
-func (s *Space) verifyPlace(t *testing.T, cache uint32, orig uint64, reload, call bool) {
+func (s *Space) verifyPlace(t *testing.T, cache uint32, orig uint64, away, call bool) {
 	t.Helper()
 	rec, ok := s.Recover(cache)
-	want := translate.Recovery{RIP: orig, RCXFromS: reload, Kind: rec.Kind}
+	want := translate.Recovery{RIP: orig, RCXFromS: rec.RCXFromS, Kind: rec.Kind}
 	if call {
 		want.RSPAdd = 8
 	}
-	if !ok || rec != want {
+	if !ok || rec != want || away && !rec.RCXFromS {
 		t.Fatalf("at %#x for %#x: recovered %+v, %v", cache, orig, rec, ok)
 	}
 }

@@ -16,6 +16,7 @@ type link struct {
 	off    uint32  // of the rel32, in the cache
 	stub   uint32  // of the exit stub, in the cache
 	call   bool
+	away   bool // rcx is in S only, not in its register
 
 	// A link is on the list of those bound to its target's region, or of those that wait for its target; links of
 	// stale fragments are on none.
@@ -28,6 +29,14 @@ func (l *link) way() translate.Way {
 		return translate.ByCall
 	}
 	return translate.ByLink
+}
+
+// entryKind is the kind of the entry that the link leads to, if it is a call or rcx is not in its register.
+func (l *link) entryKind() pieceKind {
+	if l.call {
+		return pieceCall
+	}
+	return pieceJump
 }
 
 // linkList is a list of links with removal in constant time: popular targets have thousands of links.

@@ -39,15 +39,21 @@ type stub struct {
 
 // body returns the cache offset of the body of the block that starts at orig.
 func (r *region) body(orig uint64) (uint32, bool) {
+	k, ok := r.block(orig)
+	if !ok {
+		return 0, false
+	}
+	return r.base + r.bodies[k], true
+}
+
+// block returns the index of the block that starts at orig.
+func (r *region) block(orig uint64) (int, bool) {
 	blocks := r.reg.Blocks
 	if n := len(blocks); n == 0 || orig < blocks[0].Addr || orig > blocks[n-1].Addr {
 		return 0, false
 	}
 	k := sort.Search(len(blocks), func(k int) bool { return blocks[k].Addr >= orig })
-	if blocks[k].Addr != orig {
-		return 0, false
-	}
-	return r.base + r.bodies[k], true
+	return k, blocks[k].Addr == orig
 }
 
 // entry returns the existing entry for branches of a kind to orig.
@@ -61,6 +67,10 @@ func (r *region) entry(orig uint64, kind pieceKind) (entry, bool) {
 		k := sort.Search(len(r.returns), func(k int) bool { return r.returns[k].Addr >= orig })
 		if k < len(r.returns) && r.returns[k].Addr == orig {
 			off := r.base + r.returns[k].Off
+			return entry{off, off}, true
+		}
+		if k, ok := r.block(orig); ok && !r.reg.Blocks[k].NeedsRCX() {
+			off := r.base + r.bodies[k]
 			return entry{off, off}, true
 		}
 	}
@@ -145,7 +155,7 @@ func (s *Space) newRegion(reg translate.Region, code recipe, frag *translate.Fra
 	slices.SortFunc(r.returns, func(a, b translate.Entry) int { return cmp.Compare(a.Addr, b.Addr) })
 	for i := range frag.Links {
 		l := &frag.Links[i]
-		r.links[i] = link{from: r, target: l.Target, off: base + l.Off, stub: base + l.Stub, call: l.Call}
+		r.links[i] = link{from: r, target: l.Target, off: base + l.Off, stub: base + l.Stub, call: l.Call, away: l.Away}
 	}
 	slices.SortFunc(r.links, func(a, b link) int { return cmp.Compare(a.stub, b.stub) })
 	s.put(frag.Code, piece{off: base, kind: pieceFragment, r: r})
@@ -187,20 +197,20 @@ func (s *Space) bindWaiting(target uint64) {
 	}
 }
 
-// destination returns where a link can be bound to at once: a block that is translated. A call to a block without the
-// inline entry of calls gets a stub if there is room.
+// destination returns where a link can be bound to at once: a block that is translated. A block without the entry that the
+// link needs gets a stub if there is room.
 func (s *Space) destination(l *link) (place, uint32, bool) {
 	p, ok := s.block(l.target)
-	if !ok || !l.call {
+	if !ok || !l.call && !l.away {
 		return p, p.body, ok
 	}
-	e, ok := p.r.entry(l.target, pieceCall)
+	e, ok := p.r.entry(l.target, l.entryKind())
 	if !ok {
 		if _, room := s.halves[s.cur].room(reserve, stubAlign); room {
-			e, ok = s.makeStub(p, l.target, pieceCall)
+			e, ok = s.makeStub(p, l.target, l.entryKind())
 		}
 	}
-	return p, e.direct, ok
+	return p, e.forLink(l), ok
 }
 
 // drop makes a region stale: nothing leads to it any more, and threads inside trap at their next original instruction.

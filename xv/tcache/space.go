@@ -92,7 +92,7 @@ func (s *Space) FillJump(m Memory, orig uint64) (body uint32, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats.Misses++
-	p, e, err := s.enter(m, orig, pieceJump)
+	p, e, err := s.enter(m, orig, pieceJump, translate.ByJump)
 	if err != nil {
 		return 0, err
 	}
@@ -106,7 +106,7 @@ func (s *Space) FillCall(m Memory, orig uint64) (direct uint32, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats.Misses++
-	p, e, err := s.enter(m, orig, pieceCall)
+	p, e, err := s.enter(m, orig, pieceCall, translate.ByCall)
 	if err != nil {
 		return 0, err
 	}
@@ -115,8 +115,8 @@ func (s *Space) FillCall(m Memory, orig uint64) (direct uint32, err error) {
 }
 
 // TakeLink answers a thread that left the cache through the exit stub of a link: it translates the target if needed, binds
-// the link, and returns where the thread is resumed: B of the target, or D when call is true. Target and call are
-// valid unless err is ErrStub. The stub may belong to a stale fragment: the branch was made, only nothing is bound.
+// the link, and returns where the thread is resumed, with rcx in its register and in S: B of the target, or D when call is
+// true, or entries that reload rcx. Target and call are valid unless err is ErrStub. The stub may belong to a stale fragment: the branch was made, only nothing is bound.
 func (s *Space) TakeLink(m Memory, stub uint32) (resume uint32, target uint64, call bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,12 +127,12 @@ func (s *Space) TakeLink(m Memory, stub uint32) (resume uint32, target uint64, c
 	}
 	var p place
 	var dest uint32
-	if l.call {
+	if l.call || l.away {
 		var e entry
-		p, e, err = s.enter(m, l.target, pieceCall)
-		dest = e.direct
+		p, e, err = s.enter(m, l.target, l.entryKind(), l.way())
+		dest = e.forLink(l)
 	} else {
-		p, err = s.locate(m, l.target, translate.ByLink)
+		p, err = s.locate(m, l.target, l.way())
 		dest = p.body
 	}
 	if err != nil {
@@ -195,12 +195,17 @@ type entry struct {
 	first, direct uint32
 }
 
-// enter finds or makes the translation of orig and the entry for branches of a kind.
-func (s *Space) enter(m Memory, orig uint64, kind pieceKind) (place, entry, error) {
-	way := translate.ByJump
-	if kind == pieceCall {
-		way = translate.ByCall
+// forLink is where a link leads that needs an entry.
+func (e entry) forLink(l *link) uint32 {
+	if l.away {
+		return e.first
 	}
+	return e.direct
+}
+
+// enter finds or makes the translation of orig and the entry for branches of a kind. When it translates, way is how the
+// region is reached.
+func (s *Space) enter(m Memory, orig uint64, kind pieceKind, way translate.Way) (place, entry, error) {
 	// Each round but the first begins with an empty half.
 	for range 2 {
 		p, err := s.locate(m, orig, way)

@@ -18,7 +18,7 @@ const (
 	recBlocks         // number of blocks: address, length, room, body
 	recRelocs         // number of relocations: one word each
 	recReturns        // number of return sites: address, offset
-	recLinks          // number of links: target, offset, exit stub with recCall
+	recLinks          // number of links: target, offset, exit stub with recCall and recAway
 	recFills          // number of table entries besides the return sites': address, 1 for table C
 	recOrig           // number of original bytes
 	recCode           // number of bytes of the fragment
@@ -31,6 +31,7 @@ const (
 	recHeader         // words of the header
 
 	recCall = 1 << 31 // of a link: it is a call
+	recAway = 1 << 30 // of a link: rcx is not in its register
 )
 
 // maxRecord bounds what is taken for a record, in bytes: no region is larger.
@@ -97,6 +98,9 @@ func (s *Space) record(r *region) []byte {
 		w.word(l.Off)
 		if l.Call {
 			l.Stub |= recCall
+		}
+		if l.Away {
+			l.Stub |= recAway
 		}
 		w.word(l.Stub)
 	}
@@ -224,7 +228,7 @@ func (rd *recordReader) exits(entry uint64, frag *translate.Fragment) {
 	for range rd.header[recLinks] {
 		l := translate.Link{Target: entry + relative(rd.word()), Off: rd.offset(4)}
 		stub := rd.word()
-		l.Stub, l.Call = stub&^recCall, stub&recCall != 0
+		l.Stub, l.Call, l.Away = stub&^(recCall|recAway), stub&recCall != 0, stub&recAway != 0
 		rd.bad = rd.bad || l.Off&7 > 4 || uint64(l.Stub) >= uint64(len(rd.code))
 		frag.Links = append(frag.Links, l)
 	}

@@ -395,11 +395,15 @@ func TestSpecial(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if addr, ok := s.SpecialAt(body); !ok || addr != im.lo+2 {
-		t.Errorf("%#x %v", addr, ok)
+	// It comes after a reload of rcx.
+	var at []uint32
+	for off := range uint32(20) {
+		if addr, ok := s.SpecialAt(body + off); ok && addr == im.lo+2 {
+			at = append(at, off)
+		}
 	}
-	if _, ok := s.SpecialAt(body + 1); ok {
-		t.Error("SpecialAt in the middle of an instruction")
+	if len(at) != 1 || at[0] == 0 {
+		t.Errorf("special instructions at %d", at)
 	}
 	s.verify(t, im, true)
 }

@@ -66,17 +66,31 @@ const (
 type Block struct {
 	Addr uint64
 	Len  uint32 // original bytes
-	Room uint32 // upper bound of the translated bytes; see blockStale
+	Room uint32 // upper bound of the translated bytes; see blockMarks
 }
 
-// blockStale marks, in Room, a block whose start can be reached from within the region with an rcx that gs:[OffS]
-// does not hold.
-const blockStale = 1 << 31
+// Marks in Room.
+const (
+	// blockStale: the block can be reached from within the region with an rcx that gs:[OffS] does not hold.
+	blockStale = 1 << 31
+	// blockNeeds: the block needs rcx in its register. One that does not is entered with rcx in gs:[OffS], and with
+	// anything in the register.
+	blockNeeds = 1 << 30
 
-func (b *Block) room() uint32 { return b.Room &^ blockStale }
+	blockMarks = blockStale | blockNeeds
+)
+
+func (b *Block) room() uint32 { return b.Room &^ blockMarks }
 
 // stale reports that gs:[OffS] need not hold rcx at the start of the block.
 func (b *Block) stale() bool { return b.Room&blockStale != 0 }
+
+// away reports that only gs:[OffS] need hold rcx at the start of the block.
+func (b *Block) away() bool { return b.Room&blockMarks == 0 }
+
+// NeedsRCX reports that only code which has rcx in its register may branch to the body of the block: the other entries
+// reload it. To a block that does not need it all branches go alike.
+func (b *Block) NeedsRCX() bool { return b.Room&blockNeeds != 0 }
 
 // Limits bound a region.
 type Limits struct {
@@ -130,6 +144,7 @@ type Link struct {
 	Off    uint32 // offset of the rel32 field, which lies inside one aligned 8 bytes
 	Stub   uint32 // offset of its exit stub, where it points initially
 	Call   bool   // it must lead to D of the target, not to B
+	Away   bool   // rcx is in gs:[OffS] only: it must lead to the entry of indirect branches, IC or J
 }
 
 // Fragment is a translated region. Its slices belong to the Buffer and are valid until its next use.
@@ -138,7 +153,7 @@ type Fragment struct {
 	Hot     uint32  // length of the translated blocks; exit stubs follow
 	Instrs  int     // original instructions
 	Entries []Entry // body (B) of every block, in order of address
-	Returns []Entry // reload of every return site, which is its entry in table J; in order of offset
+	Returns []Entry // return sites, each the entry in table J; in order of offset
 	Links   []Link  // in order of Off
 
 	// Entries of Region.Entry.
@@ -170,12 +185,13 @@ type Recovery struct {
 	RIP      uint64   // original instruction pointer
 	RSPAdd   int32    // to add to rsp
 	RIPFromT bool     // the instruction pointer is in gs:[OffT] instead (never biased)
-	RCXFromS bool     // rcx is in gs:[OffS]
+	RCXFromS bool     // rcx is in gs:[OffS]; the register may hold anything
 	Saved    [2]Saved // scratch registers
 	Kind     Kind
 }
 
-// Exact reports that the machine state is the original program's, but for the instruction pointer.
+// Exact reports that the machine state is the original program's, but for the instruction pointer, and for rcx if
+// RCXFromS: a thread with the original state, and rcx in gs:[OffS] too, can go on here.
 func (r *Recovery) Exact() bool {
-	return r.RSPAdd == 0 && !r.RIPFromT && !r.RCXFromS && r.Saved[0].Slot == 0 && r.Saved[1].Slot == 0 && r.Kind != KindGate
+	return r.RSPAdd == 0 && !r.RIPFromT && r.Saved[0].Slot == 0 && r.Saved[1].Slot == 0 && r.Kind != KindGate
 }

@@ -18,7 +18,7 @@ func (b *Buffer) pad(lead int, movable bool, rip uint64, flags uint8) {
 			b.rec.shift(at, size)
 		}
 	} else if b.rec != nil {
-		b.rec.add(at, flags, Recovery{RIP: rip})
+		b.rec.add(at, flags, b.here(rip))
 	}
 	end := b.n + size
 	b.n = at
@@ -44,7 +44,7 @@ var nops = [4]string{
 
 // link emits the rel32 of a direct branch that leaves the region. Its exit stub comes later.
 func (b *Buffer) link(target uint64, call bool) {
-	b.links = append(b.links, Link{Target: target, Off: uint32(b.n), Call: call})
+	b.links = append(b.links, Link{Target: target, Off: uint32(b.n), Call: call, Away: b.away})
 	b.n += 4
 }
 
@@ -77,9 +77,11 @@ func (b *Buffer) jmp(target, rip uint64, flags uint8) {
 	if i < 0 {
 		flags = b.spillBefore(rip, flags)
 		b.pad(1, false, rip, flags)
+	} else {
+		flags = b.fetchFor(i, rip, flags)
 	}
 	if b.rec != nil {
-		b.rec.add(b.n, flags, Recovery{RIP: rip})
+		b.rec.add(b.n, flags, b.here(rip))
 	}
 	switch {
 	case i < 0:
@@ -101,6 +103,7 @@ func (b *Buffer) fallThrough() {
 	blocks := b.region.Blocks
 	i := b.block + 1
 	if i < len(blocks) && blocks[i].Addr == b.next && !(b.region.Way != ByLink && b.next == b.region.Entry) {
+		b.fetchFor(i, b.next, 0)
 		return
 	}
 	b.used += roomJmp
@@ -114,6 +117,9 @@ func (b *Buffer) condJump() {
 	target := b.in.Target(b.pc)
 	cc := b.in.Opcode & 15
 	i := b.blockAt(target)
+	if i >= 0 {
+		b.fetchBeforeLast(i)
+	}
 	if i >= 0 && b.short(i, 2) {
 		b.start()
 		b.put1(0x70 | cc) // jcc rel8
@@ -139,7 +145,7 @@ func (b *Buffer) condJump() {
 
 // spillDetours emits the rest of the conditional branches out of the region before which gs:[OffS] need not hold rcx.
 func (b *Buffer) spillDetours() {
-	b.stale = true
+	b.stale, b.away = true, false
 	for _, d := range b.detours {
 		b.grow()
 		binary.LittleEndian.PutUint32(b.code[d.at:], uint32(b.n)-d.at-4)
@@ -167,7 +173,9 @@ func (b *Buffer) loop() {
 	b.put1(0xeb) // jmp rel8
 	over := b.n
 	b.n++
-	b.stale = staleAfter(kindLoop, &b.in, b.stale)
+	if b.in.ChangesRCX() {
+		b.stale = true
+	}
 	b.jmp(target, target, 0)
 	b.code[over] = byte(b.n - over - 1)
 }
@@ -212,17 +220,51 @@ func (b *Buffer) spillBefore(rip uint64, flags uint8) uint8 {
 	return 0
 }
 
-// reload restores rcx, which an indirect branch to this place spilled.
-func (b *Buffer) reload(r Recovery) {
-	r.RCXFromS = true
-	b.stop(r)
+// fetch reloads rcx, before code of the original address rip that needs it in its register.
+func (b *Buffer) fetch(rip uint64, flags uint8) {
+	if b.rec != nil {
+		b.rec.add(b.n, flags, b.here(rip))
+	}
 	b.loadGS(rcx, OffS)
+	b.away = false
 }
 
-// returnSite emits the reload after a call or a system call.
+// fetchFor is fetch before control goes on to block i, if that needs rcx. It returns what is left of the flags for the next
+// instruction.
+func (b *Buffer) fetchFor(i int, rip uint64, flags uint8) uint8 {
+	if !b.away || !b.region.Blocks[i].NeedsRCX() {
+		return flags
+	}
+	b.fetch(rip, flags)
+	return 0
+}
+
+// fetchBeforeLast is fetchFor before a conditional jump to block i: if it can, before the copied instruction before, so
+// that the processor can still fuse the two. That one does not use rcx.
+func (b *Buffer) fetchBeforeLast(i int) {
+	if b.last < 0 {
+		b.fetchFor(i, b.pc, atStart)
+		return
+	}
+	if !b.away || !b.region.Blocks[i].NeedsRCX() {
+		return
+	}
+	at, end := b.last, b.n+sizeGS
+	copy(b.code[at+sizeGS:], b.code[at:b.n])
+	b.n = at
+	b.loadGS(rcx, OffS)
+	b.n, b.last, b.away = end, at+sizeGS, false
+	if b.rec != nil {
+		b.rec.shift(at, sizeGS)
+		b.rec.points[len(b.rec.points)-1].RCXFromS = false
+	}
+}
+
+// returnSite notes where control comes back after a call or a system call: with rcx in gs:[OffS].
 func (b *Buffer) returnSite() {
 	b.returns = append(b.returns, Entry{b.next, uint32(b.n)})
-	b.reload(Recovery{RIP: b.next})
+	b.stale, b.away = false, true
+	b.stop(b.here(b.next))
 }
 
 // adjustRSP is lea rsp,[rsp+8].
@@ -232,27 +274,32 @@ const adjustRSP = "\x48\x8d\x64\x24\x08"
 // adjustRSP: an int3 there turns it into another nop.
 const overAdjust = "\x0f\x1f\x84"
 
-// prologue emits the inline entries: IC, for indirect calls, J, for indirect jumps, and D, for direct calls. Nothing
-// in it jumps: most calls of shared libraries come as an indirect jump of a procedure linkage table.
-func (b *Buffer) prologue() {
-	adjust := Recovery{RIP: b.pc, RSPAdd: 8}
-	switch b.region.Way {
-	case ByLink:
-		return
-	case ByCall:
-		b.frag.CallEntry = uint32(b.n)
-		ic := adjust
-		ic.RCXFromS = true
-		b.stop(ic)
-		b.lit(adjustRSP)
+// takeOff is pop rcx: it takes the extra word of a call off the stack where rcx is in gs:[OffS] only. Unlike adjustRSP it
+// does not interrupt the processor's own bookkeeping of rsp.
+const takeOff = "\x59"
+
+// prologue emits the inline entries: IC, for indirect calls, J, for indirect jumps, and D, for direct calls with rcx in its
+// register. Nothing in it jumps: most calls of shared libraries come as an indirect jump of a procedure linkage table. Where
+// rcx need not be in its register, IC and D are one, and J is the body.
+func (b *Buffer) prologue(needs bool) {
+	away := Recovery{RIP: b.pc, RCXFromS: true}
+	called := Recovery{RIP: b.pc, RCXFromS: true, RSPAdd: 8}
+	if b.region.Way == ByCall {
+		b.frag.CallEntry, b.frag.DirectCallEntry = uint32(b.n), uint32(b.n)
+		b.stop(called)
+		b.lit(takeOff)
 	}
 	b.frag.JumpEntry = uint32(b.n)
-	b.reload(Recovery{RIP: b.pc})
+	if b.region.Way == ByLink || !needs {
+		return
+	}
+	b.stop(away)
+	b.loadGS(rcx, OffS)
 	if b.region.Way == ByCall {
 		b.mark(Recovery{RIP: b.pc})
 		b.lit(overAdjust)
 		b.frag.DirectCallEntry = uint32(b.n)
-		b.stop(adjust)
+		b.stop(Recovery{RIP: b.pc, RSPAdd: 8})
 		b.lit(adjustRSP)
 	}
 }
@@ -272,14 +319,16 @@ func (b *Buffer) pushReturn(r Recovery) {
 func (b *Buffer) call() {
 	flags := b.spillBefore(b.pc, atStart)
 	if b.rec != nil {
-		b.rec.add(b.n, flags, Recovery{RIP: b.pc})
+		b.rec.add(b.n, flags, b.here(b.pc))
 	}
 	// Instead of nops the push gets prefixes that mean nothing.
 	for range padding(b.n + int(roomPush(b.next)) + 1) {
 		b.put1(prefixDS)
 	}
-	b.pushReturn(Recovery{RIP: b.pc})
-	b.mark(Recovery{RIP: b.pc, RSPAdd: 8})
+	r := b.here(b.pc)
+	b.pushReturn(r)
+	r.RSPAdd = 8
+	b.mark(r)
 	b.put1(0xe8) // call rel32
 	b.link(b.in.Target(b.pc), true)
 	b.returnSite()
@@ -287,7 +336,7 @@ func (b *Buffer) call() {
 
 func (b *Buffer) callNext() {
 	b.start()
-	b.pushReturn(Recovery{RIP: b.pc})
+	b.pushReturn(b.here(b.pc))
 }
 
 // lookup stores the target of an indirect branch, which is in the register reg, and loads its cache address into rcx.

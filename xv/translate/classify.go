@@ -183,18 +183,19 @@ func isTileMove(in *x86.Inst) bool {
 
 // Sizes of emitted instructions and the upper bounds of padding.
 const (
-	sizeGS     = 9  // mov r,gs:[slot] or mov gs:[slot],r
-	sizeMovabs = 10 // movabs r,imm64
-	sizeTable  = 8  // mov ecx,[reg*4+TBL]
-	sizePush   = 5  // push imm32
-	sizePushHi = 8  // mov dword [rsp+4],imm32
-	sizeAdjust = 5  // lea rsp,[rsp+8]
-	sizeJmp    = 5  // jmp rel32
-	sizePad    = 3  // before a rel32 that can be patched
-	sizeStub   = 17 // mov dword gs:[Stub],imm32 ; jmp rel32
+	sizeGS      = 9  // mov r,gs:[slot] or mov gs:[slot],r
+	sizeMovabs  = 10 // movabs r,imm64
+	sizeTable   = 8  // mov ecx,[reg*4+TBL]
+	sizePush    = 5  // push imm32
+	sizePushHi  = 8  // mov dword [rsp+4],imm32
+	sizeAdjust  = 5  // lea rsp,[rsp+8]
+	sizeTakeOff = 1  // pop rcx
+	sizeJmp     = 5  // jmp rel32
+	sizePad     = 3  // before a rel32 that can be patched
+	sizeStub    = 17 // mov dword gs:[Stub],imm32 ; jmp rel32
 
 	sizeOver     = 3 // overAdjust
-	sizePrologue = sizeAdjust + sizeGS + sizeOver + sizeAdjust
+	sizePrologue = sizeTakeOff + sizeGS + sizeOver + sizeAdjust
 	roomJmp      = sizePad + sizeJmp
 )
 
@@ -256,16 +257,28 @@ func roomSpill(k kind) uint32 {
 	return 0
 }
 
-// staleAfter tells whether gs:[OffS] need not hold rcx after an instruction, if it need not before. What control comes to
-// after an instruction of the other kinds is a return site or another region, where it does.
-func staleAfter(k kind, in *x86.Inst, before bool) bool {
+// rcxUse tells what the translation of an instruction does with rcx, as stepUses and stepChanges. What control comes to
+// after calls, returns and indirect branches finds rcx in gs:[OffS].
+func rcxUse(k kind, in *x86.Inst, pc uint64) (use uint8) {
 	switch k {
-	case kindCall, kindCallInd, kindSyscall:
-		return false
-	case kindCallNext:
-		return before
+	case kindJmp, kindJcc, kindCall, kindCallNext, kindRet, kindSyscall, kindTrap:
+		return 0
+	case kindCallInd, kindJmpInd:
+		if in.OperandRCX() {
+			return stepUses
+		}
+		return 0
+	case kindSpecial:
+		return stepUses | stepChanges
 	}
-	return before || in.ChangesRCX()
+	needs, changes := in.UseRCX()
+	if needs || k == kindGS || k == kindRIP && !fitsAbsolute(in, pc) { // the scratch register may be rcx
+		use |= stepUses
+	}
+	if changes {
+		use |= stepChanges
+	}
+	return use
 }
 
 // roomPush bounds the size of pushing a return address.

@@ -17,7 +17,9 @@ func Discover(src Source, entry uint64, way Way, lim Limits) (Region, error) {
 	r := Region{Entry: entry, Way: way}
 	err := e.explore()
 	if err == nil {
+		e.resolve()
 		e.flow()
+		e.needs()
 		r.Blocks = e.blocks(way)
 	}
 	e.src, e.lim.Stop = nil, nil
@@ -30,7 +32,7 @@ var explorers = sync.Pool{New: func() any { return new(explorer) }}
 // code, unless the first of them has stepLast.
 type step struct {
 	off    int32 // from the entry
-	target int32 // of a direct branch, from the entry; valid if stepFollowed
+	target int32 // of a direct branch, from the entry, and later the index of its step; valid if stepFollowed
 	room   uint16
 	len    uint8
 	kind   kind
@@ -41,9 +43,11 @@ const (
 	stepLeader   = 1 << iota // a block starts here
 	stepLast                 // the step after it in the list is not the next in the code
 	stepEnds                 // does not fall through
-	stepFollowed             // direct branch within reach
+	stepFollowed             // direct branch within reach, and later within the region
 	stepChanges              // may change rcx
+	stepUses                 // needs rcx in its register
 	stepStale                // of a leader: a way in from within the region leaves rcx not in gs:[OffS]
+	stepNeeds                // of a leader: rcx must be in its register
 )
 
 // slot of the hash table from offsets to steps; valid if gen is the explorer's.
@@ -148,8 +152,8 @@ func (e *explorer) run(addr uint64) error {
 		if k.ends() {
 			st.flags = stepEnds
 		}
-		if !stale && staleAfter(k, in, false) {
-			st.flags |= stepChanges
+		if !stale {
+			st.flags |= rcxUse(k, in, pc)
 		}
 		stale = st.stale(stale)
 		*s = slot{st.off, e.gen, int32(len(e.steps))}
@@ -187,6 +191,30 @@ func (e *explorer) push(addr uint64) bool {
 	return true
 }
 
+// resolve replaces the targets of followed branches by the indices of their steps. A branch out of the region is not followed.
+func (e *explorer) resolve() {
+	for i := range e.steps {
+		s := &e.steps[i]
+		if s.flags&stepFollowed == 0 {
+			continue
+		}
+		if t := e.leaderAt(s.target); t >= 0 {
+			s.target = t
+		} else {
+			s.flags &^= stepFollowed
+		}
+	}
+}
+
+// leaderAt returns the index of the step that leads the block at an offset from the entry, or -1.
+func (e *explorer) leaderAt(off int32) int32 {
+	t := e.find(e.entry + uint64(int64(off)))
+	if t.gen != e.gen || e.steps[t.step].flags&stepLeader == 0 {
+		return -1
+	}
+	return t.step
+}
+
 // flow finds the blocks at whose start gs:[OffS] need not hold rcx. Control that comes from outside the region finds rcx
 // there. Blocks are taken not to be stale until a way to them is found that is.
 func (e *explorer) flow() {
@@ -208,7 +236,9 @@ func (e *explorer) flow() {
 			stale = after
 			if s.flags&stepLast != 0 {
 				if stale && s.flags&stepEnds == 0 {
-					again = e.taint(s.off+int32(s.len), i) || again
+					if t := e.leaderAt(s.off + int32(s.len)); t >= 0 {
+						again = e.taint(t, i) || again
+					}
 				}
 				stale = false
 			}
@@ -216,22 +246,55 @@ func (e *explorer) flow() {
 	}
 }
 
-// taint marks the block at an offset from the entry as stale, and reports whether the step from where it is reached is
-// too late in the list to have been seen with that.
-func (e *explorer) taint(off int32, from int) bool {
-	t := e.find(e.entry + uint64(int64(off)))
-	if t.gen != e.gen {
-		return false
-	}
-	s := &e.steps[t.step]
-	if s.flags&(stepLeader|stepStale) != stepLeader {
+// taint marks the block of a leader as stale, and reports whether the step from where it is reached is too late in the
+// list to have been seen with that.
+func (e *explorer) taint(leader int32, from int) bool {
+	s := &e.steps[leader]
+	if s.flags&stepStale != 0 {
 		return false
 	}
 	s.flags |= stepStale
-	return int(t.step) <= from
+	return int(leader) <= from
 }
 
-// stale is staleAfter of the step.
+// needs finds the blocks that need rcx in its register: where it is used before it is overwritten and before control
+// leaves the region, which it does with rcx in gs:[OffS], or where it is nowhere else. Steps are taken not to need it until a
+// way on is found that does.
+func (e *explorer) needs() {
+	for again := true; again; {
+		again = false
+		need := false
+		for i := len(e.steps) - 1; i >= 0; i-- {
+			s := &e.steps[i]
+			if s.flags&stepLast != 0 {
+				need = false
+				if s.flags&stepEnds == 0 {
+					t := e.leaderAt(s.off + int32(s.len))
+					need = t >= 0 && e.steps[t].flags&stepNeeds != 0
+				}
+			}
+			need = s.flags&stepUses != 0 || need && !s.settles() || s.flags&stepFollowed != 0 && e.steps[s.target].flags&stepNeeds != 0
+			if s.flags&stepLeader != 0 {
+				need = need || s.flags&stepStale != 0
+				if need && s.flags&stepNeeds == 0 {
+					s.flags |= stepNeeds
+					again = true
+				}
+			}
+		}
+	}
+}
+
+// settles reports that it does not matter before the step whether rcx is needed after it.
+func (s *step) settles() bool {
+	switch s.kind {
+	case kindCall, kindCallInd, kindSyscall:
+		return true
+	}
+	return s.flags&stepChanges != 0
+}
+
+// stale tells whether gs:[OffS] need not hold rcx after the step, if it need not before.
 func (s *step) stale(before bool) bool {
 	switch s.kind {
 	case kindCall, kindCallInd, kindSyscall:
@@ -287,7 +350,10 @@ func (e *explorer) blocks(way Way) []Block {
 			blocks = append(blocks, Block{Addr: e.entry + uint64(int64(s.off))})
 			stale = s.flags&stepStale != 0
 			if stale {
-				blocks[len(blocks)-1].Room = blockStale
+				blocks[len(blocks)-1].Room |= blockStale
+			}
+			if s.flags&stepNeeds != 0 {
+				blocks[len(blocks)-1].Room |= blockNeeds
 			}
 		}
 		b := &blocks[len(blocks)-1]
@@ -323,6 +389,6 @@ func (e *explorer) blocks(way Way) []Block {
 
 // Marks in Room while blocks are made.
 const (
-	roomEnds  = 1 << 30 // does not fall through
-	roomStale = 1 << 29 // gs:[OffS] need not hold rcx at the end
+	roomEnds  = 1 << 29 // does not fall through
+	roomStale = 1 << 28 // gs:[OffS] need not hold rcx at the end
 )

@@ -9,9 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"testing"
-	"time"
 
 	"xvrun/xv/x86"
 )
@@ -192,6 +190,7 @@ func (c *checker) check(reg *Region) []Link {
 	c.checkLinks(reg, frag, starts)
 	c.checkBlocks(reg, frag, m, starts)
 	c.checkMove(reg, frag)
+	c.checkRCX(reg, frag, m, starts)
 	return slices.Clone(frag.Links)
 }
 
@@ -379,8 +378,10 @@ func (c *checker) target(frag *Fragment, off uint32, starts map[uint32]x86.Inst)
 
 func (c *checker) checkInst(pc uint64, code []byte, in *x86.Inst, frag *Fragment, off uint32, starts map[uint32]x86.Inst, entries map[uint64]uint32, returns map[uint64]bool) {
 	t := c.t
-	if bytes.HasPrefix(frag.Code[off:], spillRCX) && !bytes.HasPrefix(code, spillRCX) {
-		off += uint32(len(spillRCX))
+	for _, extra := range []string{string(spillRCX), reloadRCX} {
+		if bytes.HasPrefix(frag.Code[off:], []byte(extra)) && !bytes.HasPrefix(code, []byte(extra)) {
+			off += uint32(len(extra))
+		}
 	}
 	pad := starts[off]
 	same := bytes.HasPrefix(frag.Code[off:], code)
@@ -420,106 +421,4 @@ func (c *checker) checkInst(pc uint64, code []byte, in *x86.Inst, frag *Fragment
 			t.Fatalf("%#x: no link to %#x", pc, target)
 		}
 	}
-}
-
-// bench prepares the regions of the functions of the C library.
-func bench(b *testing.B) (im *image, regions []Region, instrs int) {
-	for _, path := range images(b) {
-		if filepath.Base(path) == "libc.so.6" {
-			im = loadImage(b, path, 0x1000000)
-		}
-	}
-	if im == nil {
-		b.Skip("no C library")
-	}
-	var buf Buffer
-	for _, e := range im.entries {
-		reg, err := Discover(im, e, ByCall, Limits{})
-		if err != nil {
-			continue
-		}
-		f, err := Emit(im, &reg, testBase, &testLayout, &buf)
-		if err != nil {
-			b.Fatal(err)
-		}
-		instrs += f.Instrs
-		regions = append(regions, reg)
-	}
-	b.ReportAllocs()
-	return im, regions, instrs
-}
-
-// perInstr reports the processor time for each instruction, which the load of the machine disturbs less than the
-// elapsed time.
-func perInstr(b *testing.B, instrs int, start time.Duration) {
-	b.ReportMetric(float64(cpuTime(b)-start)/float64(b.N)/float64(instrs), "cpu-ns/instr")
-}
-
-func cpuTime(b *testing.B) time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano())
-}
-
-func BenchmarkDecode(b *testing.B) {
-	im, regions, instrs := bench(b)
-	var in x86.Inst
-	start := cpuTime(b)
-	for b.Loop() {
-		for i := range regions {
-			for _, blk := range regions[i].Blocks {
-				code := im.code[blk.Addr-im.addr:][:blk.Len]
-				for len(code) > 0 {
-					if x86.Decode(code, &in) != nil {
-						b.Fatal("changed")
-					}
-					code = code[in.Len:]
-				}
-			}
-		}
-	}
-	perInstr(b, instrs, start)
-}
-
-func BenchmarkDiscover(b *testing.B) {
-	im, regions, instrs := bench(b)
-	start := cpuTime(b)
-	for b.Loop() {
-		for i := range regions {
-			if _, err := Discover(im, regions[i].Entry, ByCall, Limits{}); err != nil {
-				b.Fatal(err)
-			}
-		}
-	}
-	perInstr(b, instrs, start)
-}
-
-func BenchmarkEmit(b *testing.B) {
-	im, regions, instrs := bench(b)
-	var buf Buffer
-	start := cpuTime(b)
-	for b.Loop() {
-		for i := range regions {
-			if _, err := Emit(im, &regions[i], testBase, &testLayout, &buf); err != nil {
-				b.Fatal(err)
-			}
-		}
-	}
-	perInstr(b, instrs, start)
-}
-
-func BenchmarkRecord(b *testing.B) {
-	im, regions, instrs := bench(b)
-	var buf Buffer
-	start := cpuTime(b)
-	for b.Loop() {
-		for i := range regions {
-			if _, err := Record(im, &regions[i], testBase, &testLayout, &buf); err != nil {
-				b.Fatal(err)
-			}
-		}
-	}
-	perInstr(b, instrs, start)
 }

@@ -39,6 +39,7 @@ type Buffer struct {
 	used  uint32 // room taken in the block, with that of this instruction
 	last  int    // where the copy of the instruction before starts, if it may be moved; else -1
 	stale bool   // gs:[OffS] need not hold rcx before the instruction
+	away  bool   // the register need not hold rcx before the instruction, gs:[OffS] does
 }
 
 // fixup is a branch inside the region to a block that was not emitted yet.
@@ -115,11 +116,11 @@ func (b *Buffer) emitBlock(src Source, i int) error {
 	b.grow()
 	if blk.Addr == b.region.Entry {
 		b.pc = blk.Addr
-		b.prologue()
+		b.prologue(blk.NeedsRCX())
 	}
 	b.labels = append(b.labels, uint32(b.n))
 	b.entries = append(b.entries, Entry{blk.Addr, uint32(b.n)})
-	b.block, b.used, b.last, b.stale = i, 0, -1, blk.stale()
+	b.block, b.used, b.last, b.stale, b.away = i, 0, -1, blk.stale(), blk.away()
 	k := kindCopy
 	for at := 0; at < n; {
 		if err := x86.Decode(b.src[at:n], &b.in); err != nil {
@@ -136,8 +137,14 @@ func (b *Buffer) emitBlock(src Source, i int) error {
 			b.used += roomSpill(k)
 		}
 		b.frag.Instrs++
-		b.instruction(k)
-		b.stale = staleAfter(k, &b.in, b.stale)
+		var use uint8
+		if !b.stale {
+			use = rcxUse(k, &b.in, b.pc)
+			if b.away && use&stepUses != 0 {
+				b.fetch(b.pc, atStart)
+			}
+		}
+		b.instruction(k, use)
 		at += size
 	}
 	if !k.ends() {
@@ -153,13 +160,15 @@ func (b *Buffer) grow() {
 	}
 }
 
-func (b *Buffer) instruction(k kind) {
+// instruction translates an instruction; use is rcxUse of it, if gs:[OffS] holds rcx before.
+func (b *Buffer) instruction(k kind, use uint8) {
 	if k == kindCopy || k == kindTrap {
 		b.start()
 		// A constant length is a quarter of the time of copying Len bytes.
 		copy(b.code[b.n:b.n+srcTail], b.raw[:srcTail])
 		b.last = b.n
 		b.n += int(b.in.Len)
+		b.changed(use)
 		return
 	}
 	switch k {
@@ -195,6 +204,14 @@ func (b *Buffer) instruction(k kind) {
 		b.special()
 	}
 	b.last = -1
+	b.changed(use)
+}
+
+// changed notes where rcx is after an instruction, by rcxUse of it.
+func (b *Buffer) changed(use uint8) {
+	if use&stepChanges != 0 {
+		b.stale, b.away = true, false
+	}
 }
 
 // blockAt returns the block that starts at addr, or -1.
@@ -220,8 +237,13 @@ func (b *Buffer) short(i, size int) bool {
 	if i < len(b.labels) {
 		return int(b.labels[i])-b.n-size >= -128
 	}
-	// The distance is at most the room of what lies between. used has that of this instruction already.
-	return b.bound[i]-b.bound[b.block]-b.used <= 127
+	// The distance is at most the room of what lies between. used has that of this instruction already, and that of the
+	// reload after a call before it.
+	d := b.bound[i] - b.bound[b.block] - b.used
+	if b.away {
+		d += sizeGS
+	}
+	return d <= 127
 }
 
 // relative emits the relative field of a branch to block i; the instruction ends with it.
@@ -265,7 +287,7 @@ func (b *Buffer) exitStubs() {
 		k := &b.links[i]
 		k.Stub = uint32(b.n)
 		binary.LittleEndian.PutUint32(b.code[k.Off:], k.Stub-k.Off-4)
-		s := Recovery{RIP: k.Target, Kind: KindExit}
+		s := Recovery{RIP: k.Target, RCXFromS: true, Kind: KindExit}
 		if k.Call {
 			s.Kind, s.RSPAdd = KindCallExit, 8
 		}
@@ -298,10 +320,13 @@ func (b *Buffer) putTo(addr uint32) {
 	b.put4(addr - (b.base + uint32(b.n) + 4))
 }
 
+// here is the recovery of a place between instructions.
+func (b *Buffer) here(rip uint64) Recovery { return Recovery{RIP: rip, RCXFromS: b.away} }
+
 // start notes that the translation of the instruction starts here.
 func (b *Buffer) start() {
 	if b.rec != nil {
-		b.rec.add(b.n, atStart, Recovery{RIP: b.pc})
+		b.rec.add(b.n, atStart, b.here(b.pc))
 	}
 }
 

@@ -109,8 +109,13 @@ func (a *ahead) translate(path string) {
 	}
 	for _, l := range a.links {
 		to, ok := a.blocks[l.Target]
-		if l.Call {
+		switch {
+		case ok && l.Call && l.Away:
+			to = a.place(EmitCallEntry(a.next(), to))
+		case l.Call:
 			to, ok = a.directEntry(l.Target)
+		case ok && l.Away:
+			to = a.place(EmitJumpEntry(a.next(), to))
 		}
 		if ok {
 			binary.LittleEndian.PutUint32(a.code[l.Off:], to-(testBase+l.Off+4))

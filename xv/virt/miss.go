@@ -21,6 +21,8 @@ func (th *thread) linkMiss() {
 	s := th.p.s
 	s.counters.linkMisses.Add(1)
 	stub := uint32(th.ctx.u64(abi.Stub))
+	// rcx is in S where a branch leaves its region, and perhaps not in its register.
+	th.ctx.setU64(abi.RAX+8*rcx, th.ctx.u64(abi.S))
 	regs := th.ctx.registers()
 	resume, target, isCall, err := th.takeLink(stub)
 	if s.cfg.Trace != nil {

@@ -167,6 +167,9 @@ func (th *thread) originalInAgent(regs registers) (registers, position, error) {
 			return regs, atOther, fmt.Errorf("process %d: %#x is no exit stub: the guest damaged its thread context", th.p.pid, stub)
 		}
 		regs.rip = rec.RIP
+		if rec.RCXFromS {
+			regs.gpr[rcx] = th.ctx.u64(abi.S)
+		}
 		regs.gpr[rsp] += uint64(int64(rec.RSPAdd))
 	case agent.AtGate:
 		regs.rip = regs.gpr[rcx] - syscallLen

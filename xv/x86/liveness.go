@@ -257,6 +257,47 @@ func (in *Inst) ChangesRCX() bool {
 	return u&(vW|maybe) != 0 && in.Encoding != Legacy && in.VVVV == rcx
 }
 
+// UseRCX reports whether the instruction needs the value of rcx, or leaves a part of it as it is, and whether it may change
+// rcx: RCX and ChangesRCX together, for less than the price of one where the instruction does not mention rcx.
+func (in *Inst) UseRCX() (needs, changes bool) {
+	if in.Class == Other && !in.mayMentionRCX() {
+		return false, false
+	}
+	reads, writes := in.RCX()
+	changes = in.ChangesRCX()
+	return reads || changes && !writes, changes
+}
+
+// OperandRCX reports whether rcx is the register operand in ModRM.rm, or part of the address of the memory operand.
+func (in *Inst) OperandRCX() bool {
+	if in.HasModRM && in.ModRM >= 0xc0 {
+		return in.RM() == rcx
+	}
+	return in.addressRCX()
+}
+
+// mayMentionRCX reports whether the instruction may use rcx at all. It takes registers 5, 9 and 13 for rcx too, and ch so
+// with it.
+func (in *Inst) mayMentionRCX() bool {
+	if in.Encoding != Legacy {
+		return true
+	}
+	u := in.uses()
+	if u&(known|cxR|maybe) != known {
+		return true
+	}
+	if !in.HasModRM {
+		return u&(opR|opW) != 0 && in.Opcode&3 == rcx
+	}
+	if in.ModRM>>3&3 == rcx {
+		return true
+	}
+	if in.HasSIB {
+		return in.SIB&3 == rcx || in.SIB>>3&3 == rcx
+	}
+	return in.ModRM&3 == rcx
+}
+
 // isRCX reports whether register n is rcx or a part of it: without REX byte register 5 is ch (SDM vol. 1 table 3-2).
 func (in *Inst) isRCX(n uint8, isByte bool) bool {
 	return n == rcx || isByte && n == 5 && in.REX == 0 && in.Encoding == Legacy
