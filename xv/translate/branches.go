@@ -274,10 +274,6 @@ const adjustRSP = "\x48\x8d\x64\x24\x08"
 // adjustRSP: an int3 there turns it into another nop.
 const overAdjust = "\x0f\x1f\x84"
 
-// takeOff is pop rcx: it takes the extra word of a call off the stack where rcx is in gs:[OffS] only. Unlike adjustRSP it
-// does not interrupt the processor's own bookkeeping of rsp.
-const takeOff = "\x59"
-
 // prologue emits the inline entries: IC, for indirect calls, J, for indirect jumps, and D, for direct calls with rcx in its
 // register. Nothing in it jumps: most calls of shared libraries come as an indirect jump of a procedure linkage table. Where
 // rcx need not be in its register, IC and D are one, and J is the body.
@@ -287,7 +283,7 @@ func (b *Buffer) prologue(needs bool) {
 	if b.region.Way == ByCall {
 		b.frag.CallEntry, b.frag.DirectCallEntry = uint32(b.n), uint32(b.n)
 		b.stop(called)
-		b.lit(takeOff)
+		b.lit(adjustRSP)
 	}
 	b.frag.JumpEntry = uint32(b.n)
 	if b.region.Way == ByLink || !needs {

@@ -183,19 +183,18 @@ func isTileMove(in *x86.Inst) bool {
 
 // Sizes of emitted instructions and the upper bounds of padding.
 const (
-	sizeGS      = 9  // mov r,gs:[slot] or mov gs:[slot],r
-	sizeMovabs  = 10 // movabs r,imm64
-	sizeTable   = 8  // mov ecx,[reg*4+TBL]
-	sizePush    = 5  // push imm32
-	sizePushHi  = 8  // mov dword [rsp+4],imm32
-	sizeAdjust  = 5  // lea rsp,[rsp+8]
-	sizeTakeOff = 1  // pop rcx
-	sizeJmp     = 5  // jmp rel32
-	sizePad     = 3  // before a rel32 that can be patched
-	sizeStub    = 17 // mov dword gs:[Stub],imm32 ; jmp rel32
+	sizeGS     = 9  // mov r,gs:[slot] or mov gs:[slot],r
+	sizeMovabs = 10 // movabs r,imm64
+	sizeTable  = 8  // mov ecx,[reg*4+TBL]
+	sizePush   = 5  // push imm32
+	sizePushHi = 8  // mov dword [rsp+4],imm32
+	sizeAdjust = 5  // lea rsp,[rsp+8]
+	sizeJmp    = 5  // jmp rel32
+	sizePad    = 3  // before a rel32 that can be patched
+	sizeStub   = 17 // mov dword gs:[Stub],imm32 ; jmp rel32
 
 	sizeOver     = 3 // overAdjust
-	sizePrologue = sizeTakeOff + sizeGS + sizeOver + sizeAdjust
+	sizePrologue = sizeAdjust + sizeGS + sizeOver + sizeAdjust
 	roomJmp      = sizePad + sizeJmp
 )
 
