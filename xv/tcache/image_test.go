@@ -120,6 +120,9 @@ func (s *Space) verify(t *testing.T, im *image, full bool) {
 	t.Helper()
 	live := 0
 	s.each(func(r *region) {
+		if full {
+			s.verifyLinks(t, r)
+		}
 		for i := range r.links {
 			l := &r.links[i]
 			d := s.dest(l.off)
@@ -229,6 +232,21 @@ func (s *Space) verify(t *testing.T, im *image, full bool) {
 	for target, ll := range s.waiting {
 		if ll.first == nil {
 			t.Fatalf("empty list of links to %#x", target)
+		}
+	}
+}
+
+// verifyLinks checks that the links of a region are those of its fragment.
+func (s *Space) verifyLinks(t *testing.T, r *region) {
+	t.Helper()
+	frag, err := translate.Emit(&r.code, &r.reg, s.cfg.Base+r.base, &s.cfg.Layout, new(translate.Buffer))
+	if err != nil || len(frag.Links) != len(r.links) {
+		t.Fatalf("region %#x has %d links: %v", r.reg.Entry, len(r.links), err)
+	}
+	for _, f := range frag.Links {
+		l := r.linkAt(r.base + f.Stub)
+		if l == nil || l.off != r.base+f.Off || l.target != f.Target || l.call != f.Call || l.away != f.Away {
+			t.Fatalf("region %#x has the link %+v for %+v", r.reg.Entry, l, f)
 		}
 	}
 }
