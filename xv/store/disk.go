@@ -5,12 +5,12 @@ package store
 import (
 	"bytes"
 	"cmp"
-	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"hash/fnv"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -22,13 +22,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A file of a store is the header and a payload. The header is magic, the build, the CRC-32C of the payload and the
-// payload's length. The payload is the program's File, the number of files, and for each its File, the number of its
+// A file of a store is the header and a payload. The header is magic, the CRC-32C of the payload and the
+// payload's length. The payload is the length of the build id and this, the program's File, the number of files, and for each its File, the number of its
 // entries and these: offset and record, which begins with its length. All numbers are little-endian, and 64 bits
 // but for those lengths.
 const (
 	magic      = "xvcode1\n"
-	headerSize = len(magic) + len(hash{}) + 16
+	headerSize = len(magic) + 16
 	fileSize   = 32 // of a File
 )
 
@@ -39,18 +39,9 @@ const suffix = ".xvcode"
 
 // name is the name of the file of a program.
 func (s *Store) name(program File) string {
-	return filepath.Join(s.dir, fmt.Sprintf("%x", hashOf(appendFile(slices.Clone(s.build[:]), program)))+suffix)
-}
-
-// hash tells builds and programs apart. It need not withstand an attacker, who can't write to the directory;
-// crypto/sha256 brings 32 MiB of bss, for which a program with a low RLIMIT_DATA can't be executed.
-type hash [16]byte
-
-func hashOf(b []byte) (h hash) {
-	f := fnv.New128a()
-	f.Write(b)
-	f.Sum(h[:0])
-	return h
+	sum := fnv.New128a()
+	sum.Write(appendFile([]byte(s.build), program))
+	return filepath.Join(s.dir, fmt.Sprintf("%x", sum.Sum(nil))+suffix)
 }
 
 func appendFile(b []byte, f File) []byte {
@@ -82,12 +73,13 @@ var errDamaged = errors.New("store: damaged file")
 
 // parse takes the contents of a file apart.
 func (s *Store) parse(program File, data []byte) (*Image, error) {
-	if len(data) < headerSize || string(data[:len(magic)]) != magic || !bytes.Equal(data[len(magic):len(magic)+len(s.build)], s.build[:]) {
+	if len(data) < headerSize || string(data[:len(magic)]) != magic {
 		return nil, errDamaged
 	}
 	sum := binary.LittleEndian.Uint64(data[headerSize-16:])
 	r := reader{b: data[headerSize:]}
-	if binary.LittleEndian.Uint64(data[headerSize-8:]) != uint64(len(r.b)) || sum != uint64(crc32.Checksum(r.b, castagnoli)) || r.file() != program {
+	if binary.LittleEndian.Uint64(data[headerSize-8:]) != uint64(len(r.b)) || sum != uint64(crc32.Checksum(r.b, castagnoli)) ||
+		string(r.take(r.count(1))) != s.build || r.file() != program {
 		return nil, errDamaged
 	}
 	im := NewImage()
@@ -157,7 +149,9 @@ func (s *Store) save(program File, im *Image) error {
 	if s.dir == "" {
 		return nil
 	}
-	b := make([]byte, headerSize, headerSize+im.size+12*im.count+64)
+	b := make([]byte, headerSize, headerSize+im.size+12*im.count+fileSize*(len(im.files)+4))
+	b = binary.LittleEndian.AppendUint64(b, uint64(len(s.build)))
+	b = append(b, s.build...)
 	b = appendFile(b, program)
 	b = binary.LittleEndian.AppendUint64(b, uint64(len(im.files)))
 	for f, list := range im.files {
@@ -176,7 +170,6 @@ func (s *Store) save(program File, im *Image) error {
 // header fills in the header of a file.
 func (s *Store) header(b []byte) {
 	copy(b, magic)
-	copy(b[len(magic):], s.build[:])
 	binary.LittleEndian.PutUint64(b[headerSize-16:], uint64(crc32.Checksum(b[headerSize:], castagnoli)))
 	binary.LittleEndian.PutUint64(b[headerSize-8:], uint64(len(b)-headerSize))
 }
@@ -269,24 +262,35 @@ func readPrivate(name string) ([]byte, error) {
 	return data, nil
 }
 
-// buildID identifies the running program: what another build wrote may have been translated in another way.
-var buildID = sync.OnceValues(func() (id hash, err error) {
+// buildID returns the Go build id of the running program: what another build wrote may have been translated in another way.
+var buildID = sync.OnceValues(func() (string, error) {
 	f, err := os.Open("/proc/self/exe")
 	if err != nil {
-		return id, err
+		return "", err
 	}
 	defer f.Close()
-	e, err := elf.NewFile(f)
-	if err != nil {
-		return id, err
+	head := make([]byte, 4096)
+	n, err := f.ReadAt(head, 0)
+	if err != nil && err != io.EOF {
+		return "", err
 	}
-	sec := e.Section(".note.go.buildid")
-	if sec == nil {
-		return id, errors.New("store: this program has no build id (-ldflags=-buildid=)")
+	if id := goNote(head[:n]); id != "" {
+		return id, nil
 	}
-	note, err := sec.Data()
-	if err != nil {
-		return id, err
-	}
-	return hashOf(note), nil
+	return "", errors.New("store: this program has no build id (-ldflags=-buildid=)")
 })
+
+// goNote finds the note with the build id at the start of an executable, where the Go linker puts it; "" if there is none.
+func goNote(head []byte) string {
+	// Elf64_Nhdr: the sizes of name and contents, and the type; ELF_NOTE_GOBUILDID_TAG is 4.
+	const header = "\x04\x00\x00\x00Go\x00\x00"
+	at := bytes.Index(head, []byte(header))
+	if at < 8 || binary.LittleEndian.Uint32(head[at-8:]) != 4 {
+		return ""
+	}
+	size, id := binary.LittleEndian.Uint32(head[at-4:]), head[at+len(header):]
+	if uint64(size) > uint64(len(id)) {
+		return ""
+	}
+	return string(id[:size])
+}

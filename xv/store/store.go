@@ -94,7 +94,7 @@ const (
 // Store is a set of Images by program. It is safe for concurrent use, also of a directory by several processes.
 type Store struct {
 	dir   string // "": in memory only
-	build hash
+	build string
 
 	mu     sync.Mutex
 	images map[File]*Image // nil: looked for, not there

@@ -183,7 +183,7 @@ func TestOtherBuild(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := open(t, dir)
-	other.build[0]++
+	other.build += "x"
 	if other.Image(program) != nil {
 		t.Error("another build uses the file")
 	}
@@ -261,6 +261,20 @@ func TestMakeRoom(t *testing.T) {
 	for name, there := range map[string]bool{"old" + suffix: false, "new" + suffix: true, "left" + suffix + ".123": false, "writing" + suffix + ".456": true, "foreign": true} {
 		if _, err := os.Stat(filepath.Join(dir, name)); (err == nil) != there {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestGoNote(t *testing.T) {
+	if id, err := buildID(); err != nil || len(id) < 20 {
+		t.Errorf("build id %q, %v", id, err)
+	}
+	note := "\x04\x00\x00\x00\x03\x00\x00\x00\x04\x00\x00\x00Go\x00\x00abc"
+	for head, want := range map[string]string{
+		"": "", note: "abc", "xx" + note + "def": "abc", note[4:]: "", note[:len(note)-1]: "", "\x05" + note[1:]: "", strings.Repeat("x", 5000): "",
+	} {
+		if got := goNote([]byte(head)); got != want {
+			t.Errorf("%q: %q, want %q", head, got, want)
 		}
 	}
 }
