@@ -10,7 +10,9 @@
 package store
 
 import (
+	"cmp"
 	"os"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -34,8 +36,7 @@ type Entry struct {
 	Record []byte
 }
 
-// Image is the records of one program, in the order in which the regions were first used. It must not be changed once it
-// was put into a Store.
+// Image is the records of one program. It must not be changed once it was put into a Store.
 type Image struct {
 	files map[File][]Entry
 	size  int // bytes of records
@@ -131,6 +132,13 @@ func (s *Store) Image(program File) *Image {
 		s.images[program] = im
 	}
 	return im
+}
+
+// Sort puts the records of each file in the order of their offsets, in which the guest's memory is read least often.
+func (im *Image) Sort() {
+	for _, list := range im.files {
+		slices.SortStableFunc(list, func(a, b Entry) int { return cmp.Compare(a.Offset, b.Offset) })
+	}
 }
 
 // Put makes im the Image of a program. An error says that it could not be written; it then lasts as long as the Store.

@@ -18,7 +18,7 @@ type arena struct {
 	bodies  slab[uint32]
 	bytes   slab[byte]
 
-	work []span // of makeRecipe
+	work []span // of makeSpans
 }
 
 // slabBytes is how much memory a slab gets at a time.

@@ -20,9 +20,18 @@ type span struct {
 	len  uint32
 }
 
-// makeRecipe copies the code of the region's blocks; they are in order of address, and may overlap. It reports whether all
-// of it could be read.
-func (a *arena) makeRecipe(src translate.Source, reg *translate.Region) (recipe, bool) {
+// makeRecipe copies the code of the region's blocks.
+func (a *arena) makeRecipe(src translate.Source, reg *translate.Region) recipe {
+	spans, size := a.makeSpans(reg)
+	rc := recipe{spans: spans, bytes: a.bytes.take(int(size))}
+	for _, sp := range spans {
+		src.ReadCode(sp.addr, rc.bytes[sp.off:sp.off+sp.len])
+	}
+	return rc
+}
+
+// makeSpans returns the spans of the region's blocks, which are in order of address, and may overlap; and their size.
+func (a *arena) makeSpans(reg *translate.Region) ([]span, uint32) {
 	spans, size := a.work[:0], uint32(0)
 	for i := range reg.Blocks {
 		b := &reg.Blocks[i]
@@ -38,13 +47,7 @@ func (a *arena) makeRecipe(src translate.Source, reg *translate.Region) (recipe,
 		size += uint32(hi - lo)
 	}
 	a.work = spans
-	rc := recipe{spans: a.spans.take(len(spans)), bytes: a.bytes.take(int(size))}
-	copy(rc.spans, spans)
-	ok := true
-	for _, sp := range spans {
-		ok = src.ReadCode(sp.addr, rc.bytes[sp.off:sp.off+sp.len]) == int(sp.len) && ok
-	}
-	return rc, ok
+	return a.spans.keep(spans), size
 }
 
 func (sp *span) end() uint64 { return sp.addr + uint64(sp.len) }

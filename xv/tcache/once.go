@@ -41,7 +41,7 @@ func (s *Space) Once(m Memory, orig uint64) (uint32, error) {
 		if err != nil {
 			return 0, err
 		}
-		code, _ := h.arena.makeRecipe(&now, &reg)
+		code := h.arena.makeRecipe(&now, &reg)
 		base, _ := h.room(0, translate.Align)
 		frag, err := translate.Emit(&code, &reg, s.cfg.Base+base, &s.cfg.Layout, &s.buf)
 		if err != nil {

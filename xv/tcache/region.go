@@ -114,7 +114,7 @@ func (s *Space) translate(m Memory, orig uint64, way translate.Way, ahead bool) 
 		if err != nil {
 			return nil, err
 		}
-		code, _ := h.arena.makeRecipe(&s.src, &reg) // from the copies of pages that Discover made
+		code := h.arena.makeRecipe(&s.src, &reg)
 		base, _ := h.room(0, translate.Align)
 		frag, err := translate.Emit(&code, &reg, s.cfg.Base+base, &s.cfg.Layout, &s.buf)
 		if err != nil {

@@ -3,6 +3,7 @@ package tcache
 import (
 	"bytes"
 	"encoding/binary"
+	"iter"
 	"math"
 
 	"xvrun/xv/translate"
@@ -238,17 +239,67 @@ func (rd *recordReader) exits(entry uint64, frag *translate.Fragment) {
 type workshop struct {
 	frag   translate.Fragment
 	relocs []translate.Reloc
+	window window
 }
 
-// Restore puts the region of a record into the cache, with its entry at the original address entry, as if a thread
-// had come there. It does nothing and returns false if the original code is not the one that the record was made from, if
-// some of it is translated already, or if the cache has no room. The record must stay as it is.
-func (s *Space) Restore(m Memory, entry uint64, rec []byte) bool {
+// window is a piece of guest memory that was read at once.
+type window struct {
+	m    Memory
+	addr uint64
+	n    int
+	buf  []byte
+}
+
+const windowSize = 64 << 10
+
+// equal reports whether guest memory at addr is want.
+func (w *window) equal(addr uint64, want []byte) bool {
+	for len(want) > 0 {
+		if addr < w.addr || addr-w.addr >= uint64(w.n) {
+			if addr >= lastPage {
+				return false
+			}
+			w.addr = addr &^ pageMask
+			w.n = min(max(w.m.ReadCode(w.addr, w.buf), 0), len(w.buf))
+			if addr-w.addr >= uint64(w.n) {
+				return false
+			}
+		}
+		got := w.buf[addr-w.addr : w.n]
+		got = got[:min(len(got), len(want))]
+		if !bytes.Equal(got, want[:len(got)]) {
+			return false
+		}
+		addr, want = addr+uint64(len(got)), want[len(got):]
+	}
+	return true
+}
+
+// Restore puts the regions of records into the cache, as if threads had come to their entries, and returns how many.
+// list gives the original addresses of the entries, best in order, with their records, which must stay as they are; it must not call the
+// Space. A record is skipped if the original code is not the one that it was made from, if some of that is translated
+// already, or if the cache has no room.
+func (s *Space) Restore(m Memory, list iter.Seq2[uint64, []byte]) (restored int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// What is read is right as long as the lock is held: a change of code ends with an Invalidate.
+	w := &s.workshop.window
+	*w = window{m: m, buf: w.buf}
+	if w.buf == nil {
+		w.buf = make([]byte, windowSize)
+	}
+	for entry, rec := range list {
+		if s.restore(entry, rec) {
+			restored++
+		}
+	}
+	return restored
+}
+
+func (s *Space) restore(entry uint64, rec []byte) bool {
 	h := &s.halves[s.cur]
 	rd, ok := openRecord(rec)
-	if !ok || h.retired || s.copies >= maxCopies {
+	if !ok || h.retired || s.isBlock(entry) {
 		return false
 	}
 	base, _ := h.room(0, translate.Align)
@@ -274,13 +325,17 @@ func (s *Space) Restore(m Memory, entry uint64, rec []byte) bool {
 			return false
 		}
 	}
-	s.src.m = m
-	code, ok := h.arena.makeRecipe(&s.src, &reg)
-	if !ok || !bytes.Equal(code.bytes, rd.orig) {
+	spans, size := h.arena.makeSpans(&reg)
+	if int(size) != len(rd.orig) {
 		return false
 	}
+	for _, sp := range spans {
+		if !w.window.equal(sp.addr, rd.orig[sp.off:sp.off+sp.len]) {
+			return false
+		}
+	}
 	translate.Move(frag.Code, w.relocs, entry, s.cfg.Base+base)
-	r := s.install(reg, code, frag, base)
+	r := s.install(reg, recipe{spans, rd.orig}, frag, base)
 	s.stats.Restored++
 	s.stats.RestoredInstrs += uint64(frag.Instrs)
 	for range rd.header[recFills] {

@@ -42,6 +42,11 @@ func busy(t *testing.T, im *image) *Space {
 	return s
 }
 
+// restoreOne restores one record.
+func (s *Space) restoreOne(m Memory, entry uint64, rec []byte) bool {
+	return s.Restore(m, func(yield func(uint64, []byte) bool) { yield(entry, rec) }) == 1
+}
+
 // at returns the same memory at another address.
 func (im *image) at(lo uint64) *image {
 	to := im.withTables()
@@ -64,12 +69,11 @@ func TestRestore(t *testing.T) {
 	if _, err := r.Jump(to, to.funcs[0]-im.lo+to.lo); err != nil {
 		t.Fatal(err)
 	}
-	restored := 0
-	for _, sv := range list {
-		if r.Restore(to, sv.entry-im.lo+to.lo, sv.record) {
-			restored++
+	restored := r.Restore(to, func(yield func(uint64, []byte) bool) {
+		for _, sv := range list {
+			yield(sv.entry-im.lo+to.lo, sv.record)
 		}
-	}
+	})
 	if st := r.Stats(); restored < len(list)-5 || st.Restored != restored || st.Regions != 1 {
 		t.Errorf("%d of %d regions restored, counted %+v", restored, len(list), st)
 	}
@@ -133,7 +137,7 @@ func TestRestorePlaces(t *testing.T) {
 	to := im.at(im.lo + 0x555000)
 	r := New(testConfig(to, 1<<20))
 	for _, sv := range s.saveAll(im) {
-		if !r.Restore(to, sv.entry-im.lo+to.lo, sv.record) {
+		if !r.restoreOne(to, sv.entry-im.lo+to.lo, sv.record) {
 			t.Errorf("%#x is not restored", sv.entry)
 		}
 	}
@@ -163,30 +167,30 @@ func TestRestoreRefuses(t *testing.T) {
 	}
 	rec := list[i].record
 	fresh := func(size int) *Space { return New(testConfig(im.withTables(), size)) }
-	if !fresh(1<<20).Restore(im, f, rec) {
+	if !fresh(1<<20).restoreOne(im, f, rec) {
 		t.Fatal("not restored where it was")
 	}
-	if s.Restore(im, f, rec) {
+	if s.restoreOne(im, f, rec) {
 		t.Error("restored though it is translated")
 	}
-	if fresh(1<<20).Restore(im, f+1, rec) {
+	if fresh(1<<20).restoreOne(im, f+1, rec) {
 		t.Error("restored over other code")
 	}
-	if fresh(1<<20).Restore(im, 1<<40, rec) {
+	if fresh(1<<20).restoreOne(im, 1<<40, rec) {
 		t.Error("restored at a far address")
 	}
 	changed := im.withTables()
 	changed.text = slices.Clone(im.text)
 	changed.text[f-im.lo] ^= 1
-	if fresh(1<<20).Restore(changed, f, rec) {
+	if fresh(1<<20).restoreOne(changed, f, rec) {
 		t.Error("restored over changed code")
 	}
 	changed.dead.Store(true)
-	if fresh(1<<20).Restore(changed, f, rec) {
+	if fresh(1<<20).restoreOne(changed, f, rec) {
 		t.Error("restored over code that cannot be executed")
 	}
 	small := fresh(2 * pageSize)
-	for small.Restore(im, f, rec) {
+	for small.restoreOne(im, f, rec) {
 		small.Invalidate(f, f+1)
 	}
 	if st := small.Stats(); st.Retired != 0 || st.Restored == 0 {
@@ -206,7 +210,7 @@ func TestRestoreDamaged(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for _, sv := range s.saveAll(im) {
 		for n := range 4 * recHeader {
-			New(testConfig(im.withTables(), 1<<20)).Restore(im, sv.entry, sv.record[:min(n*7, len(sv.record))])
+			New(testConfig(im.withTables(), 1<<20)).restoreOne(im, sv.entry, sv.record[:min(n*7, len(sv.record))])
 		}
 		for range 200 {
 			rec := slices.Clone(sv.record)
@@ -217,7 +221,7 @@ func TestRestoreDamaged(t *testing.T) {
 				}
 				rec[at] = byte(rnd.Uint32())
 			}
-			New(testConfig(im.withTables(), 1<<17)).Restore(im, sv.entry, rec)
+			New(testConfig(im.withTables(), 1<<17)).restoreOne(im, sv.entry, rec)
 		}
 	}
 }
@@ -233,10 +237,13 @@ func BenchmarkRestore(b *testing.B) {
 	list := s.saveAll(im)
 	for b.Loop() {
 		r := New(testConfig(im.withTables(), 16<<20))
-		for _, sv := range list {
-			if !r.Restore(im, sv.entry, sv.record) {
-				b.Fatal("not restored")
+		n := r.Restore(im, func(yield func(uint64, []byte) bool) {
+			for _, sv := range list {
+				yield(sv.entry, sv.record)
 			}
+		})
+		if n != len(list) {
+			b.Fatal("not restored")
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(list)), "ns/region")

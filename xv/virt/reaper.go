@@ -21,24 +21,38 @@ type reaper struct {
 	pipe *os.File // write end, which nobody else holds
 	pids *shared
 
+	started chan struct{} // closed when the process runs, or err says why not
+	err     error
+
 	mu   sync.Mutex
 	slot map[int]int // index in the table of each process id
 	free []int
 	next int // the indices from here on were never used
 }
 
-// startReaper starts the reaper of a session.
-func startReaper(contexts *shared) (*reaper, error) {
+// newReaper makes the reaper of a session, without its process.
+func newReaper() (*reaper, error) {
 	pids, err := newShared("xv-pids", 4*abi.ReaperPIDs, false)
 	if err != nil {
 		return nil, err
 	}
-	r := &reaper{pids: pids, slot: map[int]int{}}
-	if err := r.spawn(contexts); err != nil {
-		pids.close()
-		return nil, fmt.Errorf("starting the reaper: %w", err)
-	}
-	return r, nil
+	return &reaper{pids: pids, slot: map[int]int{}, started: make(chan struct{})}, nil
+}
+
+// start starts the process; ready waits for it.
+func (r *reaper) start(contexts *shared) {
+	go func() {
+		defer close(r.started)
+		if err := r.spawn(contexts); err != nil {
+			r.err = fmt.Errorf("starting the reaper: %w", err)
+		}
+	}()
+}
+
+// ready returns when the process runs: no guest may run before.
+func (r *reaper) ready() error {
+	<-r.started
+	return r.err
 }
 
 func (r *reaper) spawn(contexts *shared) error {
@@ -109,11 +123,13 @@ func (r *reaper) stop() {
 	if r == nil {
 		return
 	}
-	r.pipe.Write([]byte{1})
-	r.pipe.Close()
-	for {
-		if _, err := unix.Wait4(r.pid, nil, 0, nil); err != unix.EINTR {
-			break
+	if r.ready() == nil {
+		r.pipe.Write([]byte{1})
+		r.pipe.Close()
+		for {
+			if _, err := unix.Wait4(r.pid, nil, 0, nil); err != unix.EINTR {
+				break
+			}
 		}
 	}
 	r.pids.close()

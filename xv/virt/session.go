@@ -67,6 +67,7 @@ func Start(cfg *Config) (*Session, error) {
 	if w := info.Warning(); w != "" {
 		s.trace("%s", w)
 	}
+	go s.readAhead()
 	result := make(chan error)
 	go s.runFirst(result)
 	if err := <-result; err != nil {
@@ -96,9 +97,10 @@ func (s *Session) open() error {
 	if s.deaths, err = newDeathWatch(s); err != nil {
 		return err
 	}
-	if s.reaper, err = startReaper(s.contexts); err != nil {
+	if s.reaper, err = newReaper(); err != nil {
 		return err
 	}
+	s.reaper.start(s.contexts)
 	return s.startServers()
 }
 

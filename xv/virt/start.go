@@ -79,6 +79,9 @@ func (s *Session) injectFirst(pid int) (*process, error) {
 	if err := getSigMask(pid, &th.mask); err != nil {
 		return nil, fmt.Errorf("PTRACE_GETSIGMASK: %w", err)
 	}
+	if err := s.reaper.ready(); err != nil {
+		return nil, err
+	}
 	if err := th.inject(pid); err != nil {
 		return nil, fmt.Errorf("putting the agent into process %d: %w", pid, err)
 	}

@@ -4,6 +4,7 @@ package virt
 
 import (
 	"fmt"
+	"path/filepath"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +40,19 @@ func (c *codeSpace) openImage(pid int) {
 	c.warm.image = c.s.store.Image(c.warm.program)
 }
 
+// readAhead reads the translations of the first program while the kernel executes it. For a script it looks for what is not
+// there.
+func (s *Session) readAhead() {
+	path := s.cfg.Path
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(s.cfg.Dir, path)
+	}
+	var st unix.Stat_t
+	if unix.Stat(path, &st) == nil {
+		s.store.Image(store.FileOf(&st))
+	}
+}
+
 // mappedCode is called when a part of a file was mapped as code at [lo, hi): it restores the translations that are known of
 // it. name is a path of the file for stat(2).
 func (th *thread) mappedCode(lo, hi uint64, prot int, name string, inode, offset uint64) {
@@ -59,13 +73,14 @@ func (th *thread) mappedCode(lo, hi uint64, prot int, name string, inode, offset
 	w.mu.Lock()
 	w.files = append(w.files, mappedFile{lo, hi, f, offset})
 	w.mu.Unlock()
-	restored := 0
-	for _, e := range w.image.Entries(f) {
-		// The file may be mapped in parts.
-		if e.Offset >= offset && e.Offset-offset < hi-lo && c.space.Restore(codeReader{th}, lo+e.Offset-offset, e.Record) {
-			restored++
+	restored := c.space.Restore(codeReader{th}, func(yield func(uint64, []byte) bool) {
+		for _, e := range w.image.Entries(f) {
+			// The file may be mapped in parts.
+			if e.Offset >= offset && e.Offset-offset < hi-lo && !yield(lo+e.Offset-offset, e.Record) {
+				return
+			}
 		}
-	}
+	})
 	if th.p.s.cfg.Trace != nil {
 		th.p.s.trace("%d: %d regions restored in %#x-%#x", th.tid, restored, lo, hi)
 	}
@@ -126,6 +141,7 @@ func (c *codeSpace) keep() {
 		return
 	}
 	im.AddMissing(w.image)
+	im.Sort()
 	if err := c.s.store.Put(w.program, im); err != nil {
 		c.s.trace("keeping translations: %v", err)
 	}
