@@ -34,8 +34,8 @@ func (v VMA) Contains(addr uint64) bool { return v.Start <= addr && addr < v.End
 // The name of a file starts with a slash.
 func (v VMA) special() bool { return v.Inode == 0 && len(v.Path) > 0 && v.Path[0] == '[' }
 
-// file reports whether a file backs the mapping.
-func (v VMA) file() bool { return v.Inode != 0 || len(v.Path) > 0 && v.Path[0] == '/' }
+// File reports whether a file backs the mapping.
+func (v VMA) File() bool { return v.Inode != 0 || len(v.Path) > 0 && v.Path[0] == '/' }
 
 // ParseMaps parses the text of /proc/PID/maps. The mappings come back in
 // ascending order; mappings that overlap are an error, since the text was then
@@ -45,7 +45,7 @@ func ParseMaps(text []byte) ([]VMA, error) {
 	for n := 1; len(text) > 0; n++ {
 		line, rest, _ := bytes.Cut(text, []byte{'\n'})
 		text = rest
-		v, ok := parseLine(line)
+		v, ok := ParseMap(line)
 		if !ok {
 			return nil, fmt.Errorf("loader: maps line %d: malformed: %q", n, line[:min(len(line), 80)])
 		}
@@ -57,8 +57,39 @@ func ParseMaps(text []byte) ([]VMA, error) {
 	return maps, nil
 }
 
-// parseLine parses "start-end rwxp offset major:minor inode path".
-func parseLine(line []byte) (v VMA, ok bool) {
+// String is the mapping's line, without a newline.
+func (v VMA) String() string {
+	flags := []byte("---p")
+	for i, bit := range []int{ProtRead, ProtWrite, ProtExec} {
+		if v.Prot&bit != 0 {
+			flags[i] = "rwx"[i]
+		}
+	}
+	if v.Shared {
+		flags[3] = 's'
+	}
+	line := fmt.Sprintf("%08x-%08x %s %08x %02x:%02x %d ", v.Start, v.End, flags, v.Offset, v.Dev>>32, v.Dev&(1<<32-1), v.Inode)
+	if v.Path == "" {
+		return line
+	}
+	return fmt.Sprintf("%-*s%s", pathColumn, line, v.Path)
+}
+
+// pathColumn is where the kernel begins paths (fs/proc/task_mmu.c: 25 + 6*8 - 1, and a space).
+const pathColumn = 73
+
+// Continues reports whether next follows v in memory and in its file, with the same attributes.
+func (v VMA) Continues(next VMA) bool {
+	joined := v
+	joined.Start, joined.End = next.Start, next.End
+	if v.File() {
+		joined.Offset += v.Len()
+	}
+	return v.End == next.Start && joined == next
+}
+
+// ParseMap parses a line "start-end rwxp offset major:minor inode path", without its newline.
+func ParseMap(line []byte) (v VMA, ok bool) {
 	var ok1, ok2, ok3, ok4, ok5 bool
 	var major, minor uint64
 	v.Start, line, ok1 = hexUntil(line, '-')

@@ -158,7 +158,7 @@ func (l *Layout) collect(maps []VMA) ([]*group, error) {
 	var vdso *group
 	for i, v := range maps {
 		switch {
-		case v.file():
+		case v.File():
 			if g := sameImage(groups, v); g != nil {
 				g.vmas = append(g.vmas, v)
 			} else {
@@ -366,7 +366,7 @@ func (l *Layout) patch(aux []AuxEntry) {
 
 func (g *group) path() string {
 	for _, v := range g.vmas {
-		if v.file() {
+		if v.File() {
 			return v.Path
 		}
 	}

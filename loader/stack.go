@@ -109,3 +109,6 @@ func ParseStack(mem []byte) (*StackView, error) {
 // At returns the offset of the value of a patched entry from the initial stack
 // pointer.
 func (v *StackView) At(p AuxPatch) uint64 { return v.AuxAt + auxSize*uint64(p.Index) + 8 }
+
+// AuxSize is the size of the auxiliary vector with its AT_NULL, in bytes.
+func (v *StackView) AuxSize() int { return auxSize * (len(v.Aux) + 1) }

@@ -59,6 +59,7 @@ var guests = []guest{
 	{src: "asm/edges.S", kinds: bare},
 	{src: "c/auxv.c", kinds: harness.AllKinds},
 	{src: "c/self.c", kinds: glibc},
+	{src: "c/procfs.c", kinds: glibc},
 	{src: "c/memory.c", kinds: glibc},
 	{src: "c/limits.c", kinds: glibc},
 	{src: "c/faults.c", kinds: glibc, runs: []run{{name: "main"}, {name: "altstack", args: []string{"x"}}}},

@@ -27,24 +27,22 @@ var Layout = translate.Layout{
 	Gate:    abi.Agent + offGate,
 }
 
-// Install writes the agent's code to mem, which is abi.AgentSize bytes. pass reports whether a system
-// call of the guest goes straight to the kernel.
-func Install(mem []byte, pass func(nr int) bool) error {
+// Install writes the agent's code to mem, which is abi.AgentSize bytes. pass says what the gate does with
+// a system call of the guest, as abi.Pass.
+func Install(mem []byte, pass func(nr int) byte) error {
 	table := mem[abi.AgentSize-passSize:]
 	if len(code) > abi.AgentSize-passSize {
 		return fmt.Errorf("agent: %d bytes of code", len(code))
 	}
 	copy(mem, code)
 	for nr := range table {
-		if pass(nr) {
-			table[nr] = 1
-		}
+		table[nr] = pass(nr)
 	}
 	return nil
 }
 
 // HandOff makes the gate of code that Install wrote hand a system call to the supervisor from now on.
-func HandOff(mem []byte, nr int) { mem[abi.AgentSize-passSize+nr] = 0 }
+func HandOff(mem []byte, nr int) { mem[abi.AgentSize-passSize+nr] = abi.PassNever }
 
 // passSize is how many system call numbers the gate knows; larger ones are handed to the supervisor.
 const passSize = 512

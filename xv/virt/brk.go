@@ -12,12 +12,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"xvrun/loader"
 	"xvrun/xv/agent/abi"
 )
 
 // The kernel puts the program break of a non-PIE up to 1 GiB behind the program: among the images that
 // were moved to near addresses, or into the virtualization region, where it could not grow. So the break
-// moves behind the lookup tables (prctl(PR_SET_MM, PR_SET_MM_MAP), which needs no privilege).
+// moves behind the lookup tables.
 const (
 	breakStart = 3 << 32
 	breakRange = 1 << 30 // as random as the kernel's
@@ -31,41 +32,60 @@ var statFields = [...]int{26, 27, 45, 46, 47, 47, 28, 48, 49, 50, 51}
 
 // Positions in struct prctl_mm_map, in words.
 const (
-	mmStartBrk = 4
-	mmBrk      = 5
+	mmStartCode = 0
+	mmEndCode   = 1
+	mmStartData = 2
+	mmEndData   = 3
+	mmStartBrk  = 4
+	mmBrk       = 5
 )
 
-// moveBreak moves the program break of a program that the kernel has just mapped, if it is low. Kernels
-// without CONFIG_CHECKPOINT_RESTORE refuse, and the break stays.
-func (th *thread) moveBreak() error {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", th.tid))
+// describeImage tells the kernel where the images are now, and that the auxiliary vector has changed, for
+// /proc/PID/stat and auxv, and moves the program break if it is low (prctl(PR_SET_MM, PR_SET_MM_MAP), which
+// needs no privilege). Kernels without CONFIG_CHECKPOINT_RESTORE refuse, and all this stays as it was.
+func (th *thread) describeImage(plan *loader.Layout, view *loader.StackView) error {
+	words, err := th.memoryMap()
 	if err != nil {
 		return err
 	}
-	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:]) // from field 3 on
-	var words [len(statFields)]uint64
-	for i, n := range statFields {
-		if n-3 >= len(fields) {
-			return fmt.Errorf("/proc/%d/stat has %d fields", th.tid, len(fields)+2)
-		}
-		if words[i], err = strconv.ParseUint(string(fields[n-3]), 10, 64); err != nil {
-			return err
-		}
+	for _, i := range []int{mmStartCode, mmStartData} {
+		words[i], _ = plan.Translate(words[i])
 	}
-	if words[mmStartBrk] >= abi.TableEnd {
-		return nil
+	for _, i := range []int{mmEndCode, mmEndData} { // the address behind the last byte
+		last, _ := plan.Translate(words[i] - 1)
+		words[i] = last + 1
 	}
-	at := breakStart + rand.Uint64N(breakRange)&^(pageSize-1)
-	words[mmStartBrk], words[mmBrk] = at, at
+	if words[mmStartBrk] < abi.TableEnd {
+		at := breakStart + rand.Uint64N(breakRange)&^(pageSize-1)
+		words[mmStartBrk], words[mmBrk] = at, at
+	}
 	var b []byte
 	for _, w := range words {
 		b = binary.LittleEndian.AppendUint64(b, w)
 	}
-	b = binary.LittleEndian.AppendUint64(b, 0)          // auxv: unchanged
-	b = binary.LittleEndian.AppendUint32(b, 0)          // auxv_size
+	b = binary.LittleEndian.AppendUint64(b, view.AuxAt)
+	b = binary.LittleEndian.AppendUint32(b, uint32(view.AuxSize()))
 	b = binary.LittleEndian.AppendUint32(b, ^uint32(0)) // exe_fd: unchanged
 	copy(th.ctx.scratch(), b)
 	r := th.remote(call{unix.SYS_PRCTL, [6]uint64{unix.PR_SET_MM, prSetMMMap, th.ctx.scratchAddr(), uint64(len(b)), 0}})[0]
-	th.p.s.trace("%d: program break at %#x: %d", th.tid, at, r)
+	th.p.s.trace("%d: program break at %#x: %d", th.tid, words[mmBrk], r)
 	return nil
+}
+
+// memoryMap reads the numbers of struct prctl_mm_map from /proc/PID/stat.
+func (th *thread) memoryMap() (words [len(statFields)]uint64, err error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", th.tid))
+	if err != nil {
+		return words, err
+	}
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:]) // from field 3 on
+	for i, n := range statFields {
+		if n-3 >= len(fields) {
+			return words, fmt.Errorf("/proc/%d/stat has %d fields", th.tid, len(fields)+2)
+		}
+		if words[i], err = strconv.ParseUint(string(fields[n-3]), 10, 64); err != nil {
+			return words, err
+		}
+	}
+	return words, nil
 }

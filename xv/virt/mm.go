@@ -114,7 +114,7 @@ func (th *thread) gainCode(lo, hi uint64, prot int) {
 
 // guestProt is the protection that the guest means.
 func (as *addressSpace) guestProt(prot uint64) uint64 {
-	if as.readExec && prot&unix.PROT_READ != 0 {
+	if as.readExec.Load() && prot&unix.PROT_READ != 0 {
 		prot |= unix.PROT_EXEC
 	}
 	return prot

@@ -231,6 +231,8 @@ func (th *thread) handle() {
 		th.callDone()
 	case abi.KindStart:
 		th.begin()
+	case abi.KindOpened:
+		th.fileOpened()
 	case abi.KindFault:
 		th.agentFault()
 	default:

@@ -184,6 +184,9 @@ func (th *thread) originalInAgent(regs registers) (registers, position, error) {
 	case agent.AfterCall:
 		regs.rip = th.ctx.u64(abi.Next)
 		regs.gpr[rcx] = regs.rip
+		if r := int64(regs.gpr[rax]); openCalls[th.ctx.u64(abi.GateRAX)] && r >= 0 {
+			th.substitute(r)
+		}
 	case agent.Resuming: // with the result of a system call, if there was one
 		regs = th.resuming
 		regs.gpr[rax] = th.ctx.u64(abi.RAX)

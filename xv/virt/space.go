@@ -33,7 +33,7 @@ type addressSpace struct {
 	aliases   map[uint64][]uint64 // of a protected page: the pages of code that it is another mapping of
 	files     atomic.Bool         // a file was mapped shared, to write or to execute
 	lockNew   atomic.Bool         // what is mapped is locked (mlockall(2))
-	readExec  bool                // what the guest maps readable it may execute (personality(2))
+	readExec  atomic.Bool         // what the guest maps readable it may execute (personality(2))
 	nearNext  uint64              // where the search for free near addresses goes on
 
 	users atomic.Int32 // processes
@@ -65,7 +65,7 @@ func (as *addressSpace) fork() *addressSpace {
 	}
 	code.users.Add(1)
 	child.users.Store(1)
-	child.readExec = as.readExec
+	child.readExec.Store(as.readExec.Load())
 	child.files.Store(as.files.Load())
 	return child
 }

@@ -292,9 +292,6 @@ func (th *thread) buildImage(entry *uint64, stack uint64) error {
 	if err := th.clearReadImpliesExec(); err != nil {
 		return err
 	}
-	if err := th.moveBreak(); err != nil {
-		return err
-	}
 	calls = append(calls, call{unix.SYS_SIGALTSTACK, [6]uint64{th.ctx.addr + abi.SigStack, 0}})
 	if err := th.remoteErr(calls...); err != nil {
 		return err
@@ -306,6 +303,9 @@ func (th *thread) buildImage(entry *uint64, stack uint64) error {
 		if !th.write(view.At(patch), le64(patch.Value)) {
 			return fmt.Errorf("writing the auxiliary vector at %#x", view.At(patch))
 		}
+	}
+	if err := th.describeImage(plan, view); err != nil {
+		return err
 	}
 	for _, m := range plan.Moves {
 		if m.Exec {
@@ -337,7 +337,7 @@ func (th *thread) clearReadImpliesExec() error {
 	if r < 0 || r&readImpliesExec == 0 {
 		return nil
 	}
-	th.p.as.readExec = true
+	th.p.as.readExec.Store(true)
 	return th.remoteErr(call{unix.SYS_PERSONALITY, [6]uint64{uint64(r) &^ readImpliesExec}})
 }
 
@@ -478,6 +478,7 @@ func (th *thread) executed(next *thread, tid int) error {
 	}
 	old := p.as
 	p.as, p.actions = next.p.as, p.actions.afterExec()
+	p.undumpable.Store(false)
 	delete(next.p.threads, next)
 	next.p = p
 	p.threads[next] = struct{}{}

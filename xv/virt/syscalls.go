@@ -42,6 +42,8 @@ func init() {
 		unix.SYS_GETRLIMIT:      (*thread).getrlimit,
 		unix.SYS_SETRLIMIT:      (*thread).setrlimit,
 		unix.SYS_PRLIMIT64:      (*thread).prlimit64,
+		unix.SYS_PERSONALITY:    (*thread).personality,
+		sysMapShadowStack:       refuse(unix.EOPNOTSUPP),
 		unix.SYS_RSEQ:           refuse(unix.ENOSYS),
 		unix.SYS_PTRACE:         refuse(unix.EPERM),
 		unix.SYS_SECCOMP:        refuse(unix.EINVAL),
@@ -49,9 +51,15 @@ func init() {
 	}
 }
 
-// passes reports whether the gate gives a system call straight to the kernel. A trace shows all.
-func (s *Session) passes(nr int) bool {
-	return s.cfg.Trace == nil && (handlers[uint64(nr)] == nil || nr == unix.SYS_BRK)
+// passes says what the gate does with a system call. A trace shows all.
+func (s *Session) passes(nr int) byte {
+	switch {
+	case s.cfg.Trace != nil || handlers[uint64(nr)] != nil && nr != unix.SYS_BRK:
+		return abi.PassNever
+	case openCalls[uint64(nr)]:
+		return abi.PassOpen
+	}
+	return abi.Pass
 }
 
 // refuse is a handler that fails.
@@ -63,10 +71,7 @@ func refuse(errno unix.Errno) func(*thread, *registers) {
 func (th *thread) systemCall() {
 	s := th.p.s
 	s.counters.systemCalls.Add(1)
-	regs := th.ctx.registers()
-	regs.rip = th.ctx.u64(abi.Next)
-	regs.gpr[rcx] = regs.rip
-	regs.gpr[r11] = regs.rflags
+	regs := th.afterCall()
 	nr := regs.gpr[rax]
 	if s.cfg.Trace != nil {
 		s.trace("%d: %s%#x", th.tid, systemCallName(uintptr(nr)), th.args(&regs))
@@ -76,6 +81,15 @@ func (th *thread) systemCall() {
 		return
 	}
 	th.gateCall(regs, call{uintptr(nr), th.args(&regs)})
+}
+
+// afterCall are the registers behind the system call in the gate, with rax as the agent saved it.
+func (th *thread) afterCall() registers {
+	regs := th.ctx.registers()
+	regs.rip = th.ctx.u64(abi.Next)
+	regs.gpr[rcx] = regs.rip
+	regs.gpr[r11] = regs.rflags
+	return regs
 }
 
 // args are the arguments of a system call.
@@ -110,7 +124,12 @@ func (th *thread) finish(regs *registers, k call) {
 // gateCall ends a system call with the result of k, which may sleep and be interrupted.
 func (th *thread) gateCall(regs registers, k call) {
 	th.resuming = regs
-	th.done = func(r int64) { th.result(&regs, r) }
+	th.done = func(r int64) {
+		if openCalls[uint64(k.nr)] && r >= 0 {
+			th.substitute(r)
+		}
+		th.result(&regs, r)
+	}
 	th.ctx.setU64(abi.GateRAX, uint64(k.nr))
 	th.ctx.setCall(abi.Call, k)
 	th.reply(abi.OpGate, 0)
@@ -141,10 +160,7 @@ func (th *thread) begin() {
 // retryAfterFault answers a system call that failed with EFAULT: it may have met a page that xv made
 // read-only. All of them become writable, and the call is done once more.
 func (th *thread) retryAfterFault() {
-	regs := th.ctx.registers()
-	regs.rip = th.ctx.u64(abi.Next)
-	regs.gpr[rcx] = regs.rip
-	regs.gpr[r11] = regs.rflags
+	regs := th.afterCall()
 	if !th.p.as.unprotectAll(th) {
 		th.result(&regs, -int64(unix.EFAULT))
 		return
@@ -296,58 +312,4 @@ func (th *thread) setAltStack(next signalStack, sp uint64) unix.Errno {
 		return 0
 	}
 	return unix.EINVAL
-}
-
-// Codes of arch_prctl(2).
-const (
-	archSetGS = 0x1001
-	archGetGS = 0x1004
-	userLimit = 1<<47 - pageSize
-)
-
-func (th *thread) archPrctl(regs *registers) {
-	a := th.args(regs)
-	switch a[0] {
-	case archSetGS:
-		if a[1] >= userLimit {
-			th.result(regs, -int64(unix.EPERM))
-			return
-		}
-		th.ctx.setU64(abi.GuestGS, a[1])
-		th.result(regs, 0)
-	case archGetGS:
-		if !th.write(a[1], le64(th.ctx.u64(abi.GuestGS))) {
-			th.result(regs, -int64(unix.EFAULT))
-			return
-		}
-		th.result(regs, 0)
-	default:
-		th.finish(regs, call{unix.SYS_ARCH_PRCTL, a})
-	}
-}
-
-// prSetSyscallUserDispatch is PR_SET_SYSCALL_USER_DISPATCH.
-const prSetSyscallUserDispatch = 59
-
-func (th *thread) prctl(regs *registers) {
-	a := th.args(regs)
-	switch a[0] {
-	case unix.PR_SET_SECCOMP, prSetSyscallUserDispatch: // would hit the agent's system calls
-		th.result(regs, -int64(unix.EINVAL))
-	case unix.PR_SET_DUMPABLE: // would shut the supervisor out of the memory
-		if a[1] > 1 {
-			th.result(regs, -int64(unix.EINVAL))
-			return
-		}
-		th.p.undumpable.Store(a[1] == 0)
-		th.result(regs, 0)
-	case unix.PR_GET_DUMPABLE:
-		if th.p.undumpable.Load() {
-			th.result(regs, 0)
-			return
-		}
-		th.finish(regs, call{unix.SYS_PRCTL, a})
-	default:
-		th.finish(regs, call{unix.SYS_PRCTL, a})
-	}
 }

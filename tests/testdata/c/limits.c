@@ -19,6 +19,18 @@ static void show(const char *when)
 	}
 }
 
+// proc shows what /proc says of the limits that the program has changed.
+static void proc(const char *line)
+{
+	char buf[200];
+	FILE *f = fopen("/proc/self/limits", "r");
+	while (f && fgets(buf, sizeof buf, f))
+		if (strstr(buf, line))
+			printf("%s", buf);
+	if (f)
+		fclose(f);
+}
+
 static void *map(size_t size)
 {
 	return mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -65,6 +77,7 @@ static void space(void)
 		rl.rlim_cur = 300 * MB;
 		CHECK(setrlimit(RLIMIT_AS, &rl) == 0);
 		CHECK(map(200 * MB) != MAP_FAILED && map(200 * MB) == MAP_FAILED);
+		proc("address space");
 		fflush(stdout);
 		_exit(failures);
 	}
@@ -104,6 +117,7 @@ static void files(char *self)
 	rl.rlim_max = rl.rlim_cur = 11;
 	CHECK(setrlimit(RLIMIT_NOFILE, &rl) == -1 && errno == EPERM);
 	CHECK(getrlimit(RLIMIT_NOFILE, &rl) == 0 && rl.rlim_cur == 10 && rl.rlim_max == 10);
+	proc("open files");
 	int last = -1, fd;
 	while ((fd = dup(1)) >= 0)
 		last = fd;

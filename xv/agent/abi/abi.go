@@ -117,6 +117,14 @@ const (
 	KindDone    = 6 // OpGate, OpClone or OpExec is done (exec: failed); Call has the result
 	KindStart   = 7 // first request of a new thread, process or program
 	KindFault   = 8 // the agent itself faulted: a defect
+	KindOpened  = 9 // a system call of the guest has opened a file of a proc file system; RAX is the descriptor
+)
+
+// What the gate does with a system call.
+const (
+	PassNever = 0 // hand it to the supervisor
+	Pass      = 1 // straight to the kernel
+	PassOpen  = 2 // the same, and look at the file that it opens
 )
 
 // Op of an answer.

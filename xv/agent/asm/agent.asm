@@ -410,6 +410,11 @@ gate_after:
 	mov dword ptr gs:[INGATE], 0
 	lea rcx, [rax+14]			# EFAULT: the buffer may lie in a page that xv protects
 	jrcxz gate_efault
+	mov ecx, gs:[GATERAX]
+	movzx ecx, byte ptr [rcx+PASS]
+	lea rcx, [rcx-PASSOPEN]
+	jrcxz gate_open
+gate_next:
 	mov rcx, gs:[NEXT]
 	mov gs:[S], rcx
 	mov gs:[T], rcx
@@ -421,6 +426,41 @@ gate_efault:
 	mov dword ptr gs:[INAGENT], 1
 	mov dword ptr gs:[KIND], KINDEFAULT
 	jmp save
+# A file was opened: the supervisor sees those of a proc file system. Flags must survive here too, and
+# r11, in which the kernel left them; a signal while fstatfs uses registers is put off.
+1:	jmp gate_next
+gate_open:
+	mov rcx, rax
+	bswap rcx			# the highest byte of an errno is 0xff
+	movzx ecx, cl
+	lea rcx, [rcx-0xff]
+	jrcxz 1b
+	mov dword ptr gs:[INAGENT], 1
+	mov gs:[G_RAX], rax
+	mov gs:[G_RSI], rsi
+	mov gs:[G_RDI], rdi
+	mov gs:[G_R11], r11
+	mov rsi, gs:[SELF]
+	lea rsi, [rsi+SCRATCH]
+	mov qword ptr [rsi], 0		# struct statfs: f_type
+	mov edi, eax
+	mov eax, 138			# fstatfs
+	syscall
+	mov rcx, [rsi]
+	mov rax, gs:[G_RAX]
+	mov rsi, gs:[G_RSI]
+	mov rdi, gs:[G_RDI]
+	mov r11, gs:[G_R11]
+	lea rcx, [rcx-0x9fa0]		# PROC_SUPER_MAGIC
+	jrcxz gate_opened
+	mov dword ptr gs:[INAGENT], 0
+	mov ecx, gs:[PENDING]
+	jrcxz 1f
+gate_opened:
+	mov dword ptr gs:[INAGENT], 1
+	mov dword ptr gs:[KIND], KINDOPENED
+	jmp save
+1:	jmp gate_next
 .globl gate_slow
 gate_slow:
 	mov dword ptr gs:[INAGENT], 1

@@ -35,12 +35,13 @@ var symbols = map[string]int64{
 	"STATEDONE": abi.StateDone,
 	"KINDMISS":  abi.KindMiss, "KINDSPECIAL": abi.KindSpecial, "KINDSYSCALL": abi.KindSyscall,
 	"KINDEFAULT": abi.KindEFAULT, "KINDSIGNAL": abi.KindSignal, "KINDDONE": abi.KindDone,
-	"KINDSTART": abi.KindStart, "KINDFAULT": abi.KindFault,
+	"KINDSTART": abi.KindStart, "KINDFAULT": abi.KindFault, "KINDOPENED": abi.KindOpened,
 	"OPRESUME": abi.OpResume, "OPREMOTE": abi.OpRemote, "OPSIGRETURN": abi.OpSigreturn,
 	"OPGATE": abi.OpGate, "OPCLONE": abi.OpClone, "OPEXEC": abi.OpExec, "OPEXIT": abi.OpExit, "OPFINISH": abi.OpFinish, "OPINT80": abi.OpInt80,
 	"CPUMAP": abi.CPUMap, "DOORBELLS": abi.Doorbells, "DEAD": abi.Dead, "TBL": abi.Table,
 	"REAPERPIDS": abi.ReaperPIDs,
-	"PASS":       abi.Agent + abi.AgentSize - 512, "BLOCKMASK": int64(blockMask),
+	"PASSOPEN":   abi.PassOpen, "SCRATCH": abi.Scratch,
+	"PASS": abi.Agent + abi.AgentSize - 512, "BLOCKMASK": int64(blockMask),
 }
 
 func main() {

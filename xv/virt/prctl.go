@@ -1,0 +1,95 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"golang.org/x/sys/unix"
+
+	"xvrun/xv/agent/abi"
+)
+
+// Codes of arch_prctl(2).
+const (
+	archSetGS       = 0x1001
+	archGetGS       = 0x1004
+	archMapVDSOX32  = 0x2001
+	archMapVDSO64   = 0x2003
+	archShstkEnable = 0x5001
+
+	userLimit = 1<<47 - pageSize
+)
+
+// sysMapShadowStack is map_shadow_stack: translated calls and returns would not match a shadow stack.
+const sysMapShadowStack = 453
+
+func (th *thread) archPrctl(regs *registers) {
+	a := th.args(regs)
+	switch a[0] {
+	case archMapVDSOX32, archMapVDSOX32 + 1, archMapVDSO64: // would be executable
+		th.result(regs, -int64(unix.EINVAL))
+	case archShstkEnable:
+		th.result(regs, -int64(unix.EOPNOTSUPP))
+	case archSetGS:
+		if a[1] >= userLimit {
+			th.result(regs, -int64(unix.EPERM))
+			return
+		}
+		th.ctx.setU64(abi.GuestGS, a[1])
+		th.result(regs, 0)
+	case archGetGS:
+		if !th.write(a[1], le64(th.ctx.u64(abi.GuestGS))) {
+			th.result(regs, -int64(unix.EFAULT))
+			return
+		}
+		th.result(regs, 0)
+	default:
+		th.finish(regs, call{unix.SYS_ARCH_PRCTL, a})
+	}
+}
+
+// prSetSyscallUserDispatch is PR_SET_SYSCALL_USER_DISPATCH.
+const prSetSyscallUserDispatch = 59
+
+func (th *thread) prctl(regs *registers) {
+	a := th.args(regs)
+	switch a[0] {
+	case unix.PR_SET_SECCOMP, prSetSyscallUserDispatch: // would hit the agent's system calls
+		th.result(regs, -int64(unix.EINVAL))
+	case unix.PR_SET_DUMPABLE: // would shut the supervisor out of the memory
+		if a[1] > 1 {
+			th.result(regs, -int64(unix.EINVAL))
+			return
+		}
+		th.p.undumpable.Store(a[1] == 0)
+		th.result(regs, 0)
+	case unix.PR_GET_DUMPABLE:
+		if th.p.undumpable.Load() {
+			th.result(regs, 0)
+			return
+		}
+		th.finish(regs, call{unix.SYS_PRCTL, a})
+	default:
+		th.finish(regs, call{unix.SYS_PRCTL, a})
+	}
+}
+
+// personality keeps READ_IMPLIES_EXEC from the kernel.
+func (th *thread) personality(regs *registers) {
+	const query = 0xffffffff
+	as := th.p.as
+	next := uint32(th.args(regs)[0])
+	k := call{unix.SYS_PERSONALITY, [6]uint64{query}}
+	if next != query {
+		k.args[0] = uint64(next &^ readImpliesExec)
+	}
+	r := th.remote(k)[0]
+	if !failed(r) {
+		if as.readExec.Load() {
+			r |= readImpliesExec
+		}
+		if next != query {
+			as.readExec.Store(next&readImpliesExec != 0)
+		}
+	}
+	th.result(regs, r)
+}
