@@ -1,3 +1,5 @@
+//go:build !plan9
+
 // Command xvrun runs an unmodified Linux x86-64 program under dynamic binary
 // translation.
 package main
@@ -83,7 +85,7 @@ func main() {
 // defaultStore is the directory of translations, "" if the user has no place for such.
 func defaultStore() string {
 	dir, err := os.UserCacheDir()
-	if err != nil {
+	if err != nil || !ownPlace(dir) {
 		return ""
 	}
 	return filepath.Join(dir, "xvrun")

@@ -187,3 +187,22 @@ func TestInherited(t *testing.T) {
 		t.Errorf("environment %q", &out)
 	}
 }
+
+func TestOwnPlace(t *testing.T) {
+	dir := t.TempDir()
+	if !ownPlace(dir) || !ownPlace(filepath.Join(dir, "a", "b")) {
+		t.Error("an own directory")
+	}
+	if os.Geteuid() != 0 {
+		if ownPlace("/usr") || ownPlace("/nosuchdirectory") {
+			t.Error("directories of root")
+		}
+		return
+	}
+	if err := os.Chown(dir, 12345, 12345); err != nil {
+		t.Fatal(err)
+	}
+	if ownPlace(dir) || ownPlace(filepath.Join(dir, "a")) {
+		t.Error("a directory of another user")
+	}
+}

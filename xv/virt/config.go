@@ -1,3 +1,5 @@
+//go:build !plan9
+
 // Package virt is the virtualization state of a guest: its processes, threads and address spaces, the
 // system calls that the supervisor handles, signals, and the start of programs.
 //
