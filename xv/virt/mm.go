@@ -476,6 +476,16 @@ func (th *thread) mappedShared(prot, flags uint64) {
 	}
 }
 
+// writable reports whether the guest may write at addr by now. The kernel's answer alone would not do: another thread may be
+// about to make the page writable.
+func (th *thread) writable(addr uint64) bool {
+	if r, ok := th.p.as.executable(addr); ok && r.prot&unix.PROT_WRITE != 0 {
+		return true
+	}
+	vmas, err := th.maps()
+	return err == nil && slices.ContainsFunc(vmas, func(v loader.VMA) bool { return v.Contains(addr) && v.Prot&loader.ProtWrite != 0 })
+}
+
 // isProtected reports whether a page is read-only because code was translated from it.
 func (as *addressSpace) isProtected(addr uint64) bool {
 	as.rangesMu.RLock()

@@ -245,6 +245,12 @@ func (th *thread) handleTrap(f frame, si *siginfo, regs registers, pos position)
 		th.writeTrap(f, si.addr(), regs)
 		return true
 	}
+	if f.reg(frErr)&pfWrite != 0 && th.writable(si.addr()) {
+		// Two threads wrote to a protected page at the same time, and the other one's trap came first; or the page got
+		// another protection since.
+		th.returnTo(f, regs)
+		return true
+	}
 	return false
 }
 

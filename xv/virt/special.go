@@ -27,6 +27,7 @@ const (
 	trapPF = 14
 
 	pfPresent   = 1
+	pfWrite     = 1 << 1
 	pfUserFetch = 1<<2 | 1<<4
 )
 

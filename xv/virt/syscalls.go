@@ -45,6 +45,7 @@ func init() {
 		unix.SYS_PERSONALITY:    (*thread).personality,
 		sysMapShadowStack:       refuse(unix.EOPNOTSUPP),
 		unix.SYS_RSEQ:           refuse(unix.ENOSYS),
+		unix.SYS_MEMBARRIER:     (*thread).membarrier,
 		unix.SYS_PTRACE:         refuse(unix.EPERM),
 		unix.SYS_SECCOMP:        refuse(unix.EINVAL),
 		unix.SYS_MODIFY_LDT:     refuse(unix.ENOSYS),
@@ -65,6 +66,29 @@ func (s *Session) passes(nr int) byte {
 // refuse is a handler that fails.
 func refuse(errno unix.Errno) func(*thread, *registers) {
 	return func(th *thread, regs *registers) { th.result(regs, -int64(errno)) }
+}
+
+// membarrier does not offer the commands for restartable sequences: there are none without rseq(2), and a program may take the
+// one for a sign of the other.
+func (th *thread) membarrier(regs *registers) {
+	const (
+		query         = 0
+		expeditedRseq = 1 << 7
+		registerRseq  = 1 << 8
+	)
+	k := call{unix.SYS_MEMBARRIER, th.args(regs)}
+	switch uint32(k.args[0]) {
+	case query:
+		r := th.remote(k)[0]
+		if r > 0 {
+			r &^= expeditedRseq | registerRseq
+		}
+		th.result(regs, r)
+	case expeditedRseq, registerRseq:
+		th.result(regs, -int64(unix.EINVAL))
+	default:
+		th.gateCall(*regs, k)
+	}
 }
 
 // systemCall answers a system call of the guest.
