@@ -15,6 +15,7 @@ import (
 // Addresses of the agent's entries in the guest.
 const (
 	Start         = abi.Agent + offStart
+	GateAgain     = abi.Agent + offGateAgain // a system call for the supervisor, with the guest's registers
 	SignalHandler = abi.Agent + offSighandler
 	ExecFailed    = abi.Agent + offExecFailed // the int3 after a failed execve
 )
@@ -66,10 +67,20 @@ const (
 	BeforeCallRAX
 	// BeforeCallFlags is BeforeCallRAX with the status flags as lahf and seto gave them in r11.
 	BeforeCallFlags
+	// BeforeMask is BeforeCall of rt_sigprocmask, with registers in the context.
+	BeforeMask
+	// AtMaskAccess is BeforeMask where the arguments' memory is accessed.
+	AtMaskAccess
+	// AfterMask: rt_sigprocmask has run, NewMask and NewBlock in the context hold.
+	AfterMask
 	// AfterCall: the system call has run, the result is in rax, the original rip is Next.
 	AfterCall
+	// AtLookup is AfterCall where the address after the call is looked up in the table.
+	AtLookup
 	// Resuming: the guest's state is in the context, and all of it is original but RIP.
 	Resuming
+	// Raising: on the way to address 0.
+	Raising
 	// BeforeGate2: the system call that the supervisor passed on has not run.
 	BeforeGate2
 	// AfterGate2: it has run, the result is in rax.
@@ -102,10 +113,23 @@ func PlaceOf(rip uint64) Place {
 		return BeforeCall
 	case off >= offGateClobbered && off <= offGateFlags, off >= offGateRestored && off < offGateSyscall:
 		return BeforeCallRAX
-	case off > offGateFlags && off < offGateRestored, off == offGateSlow:
+	case off > offGateFlags && off < offGateRestored, off >= offGateSlow && off <= offGateHandoff,
+		off >= offGateMask && off < offGateMaskSaved:
 		return BeforeCallFlags
-	case off >= offGateAfter && off < offGateSlow:
+	case off == offGateLookup, off == offGateMaskLookup:
+		return AtLookup
+	case off >= offGateAfter && off < offGateSlow, off >= offGateMaskDone && off <= offGateMaskJump:
 		return AfterCall
+	case off == offGateAgain:
+		return BeforeCall
+	case off == offGateMaskLoad, off == offGateMaskStore:
+		return AtMaskAccess
+	case off >= offGateMaskSaved && off <= offGateMaskSyscall:
+		return BeforeMask
+	case off >= offGateMaskAfter && off < offGateMaskDone:
+		return AfterMask
+	case off == offRaiseJump:
+		return Raising
 	}
 	return Elsewhere
 }

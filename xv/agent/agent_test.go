@@ -74,17 +74,22 @@ func TestOffsets(t *testing.T) {
 // where the agent has said that signals are to be put off.
 func TestPlaces(t *testing.T) {
 	var in x86.Inst
-	for off := offGate; off < offGateSlow; off += int(in.Len) {
-		if err := x86.Decode(code[off:], &in); err != nil {
-			t.Fatalf("%#x: %v", off, err)
-		}
-		if PlaceOf(abi.Agent+uint64(off)) == Elsewhere {
-			t.Errorf("no state for a signal at %#x of the gate", off)
+	for _, part := range [][2]int{{offGate, offGateSlow}, {offGateMask, offGateMaskJump + 1}} {
+		for off := part[0]; off < part[1]; off += int(in.Len) {
+			if err := x86.Decode(code[off:], &in); err != nil {
+				t.Fatalf("%#x: %v", off, err)
+			}
+			if PlaceOf(abi.Agent+uint64(off)) == Elsewhere {
+				t.Errorf("no state for a signal at %#x of the gate", off)
+			}
 		}
 	}
 	for off, want := range map[int]Place{
 		offMiss: AtMiss, offSpecial: AtSpecial, offGate: AtGate, offGateSyscall: BeforeCall, offGateAfter: AfterCall,
 		offGateFlags: BeforeCallRAX, offGateFlags + 1: BeforeCallFlags, offGateRestored: BeforeCallRAX, offGateSlow: BeforeCallFlags,
+		offGateLookup: AtLookup, offGateMask: BeforeCallFlags, offGateMaskSaved: BeforeMask, offGateMaskLoad: AtMaskAccess,
+		offGateMaskStore: AtMaskAccess, offGateMaskSyscall: BeforeMask, offGateMaskAfter: AfterMask, offGateMaskDone: AfterCall,
+		offGateMaskLookup: AtLookup, offGateMaskJump: AfterCall, offGateAgain: BeforeCall, offGateHandoff: BeforeCallFlags, offRaiseJump: Raising,
 		offGate2Syscall: BeforeGate2, offGate2After: AfterGate2, offGate2Stored: StoredGate2, offResumeBegin: Resuming,
 		offResumeEnd: Elsewhere, offSighandler: Elsewhere,
 	} {

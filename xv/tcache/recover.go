@@ -45,6 +45,19 @@ func (s *Space) Recover(cache uint32) (translate.Recovery, bool) {
 	return translate.Recovery{}, false
 }
 
+// Starts reports whether the translation of an original instruction starts at a cache address: a thread that comes there
+// has done the instruction before.
+func (s *Space) Starts(cache uint32) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.find(cache)
+	if p == nil || p.kind == pieceJump || p.kind == pieceCall {
+		return false
+	}
+	m := s.mapOf(p.r)
+	return m != nil && m.Starts(cache-s.cfg.Base-p.off)
+}
+
 // IsStale reports whether a cache address lies in a stale fragment, or in an entry stub that leads to one.
 func (s *Space) IsStale(cache uint32) bool {
 	s.mu.Lock()

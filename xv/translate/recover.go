@@ -56,6 +56,17 @@ func (m *Map) Recover(off uint32) (Recovery, bool) {
 	return m.points[i].Recovery, true
 }
 
+// Starts reports whether the translation of an original instruction starts at an offset. What comes between that and the
+// instruction itself, a reload of rcx or padding, is no start.
+func (m *Map) Starts(off uint32) bool {
+	i := sort.Search(len(m.points), func(i int) bool { return m.points[i].off >= off })
+	if i == len(m.points) || m.points[i].off != off {
+		return false
+	}
+	p := &m.points[i]
+	return p.flags&atInstr != 0 && (i == 0 || m.points[i-1].RIP != p.RIP || m.points[i-1].flags&atInstr == 0)
+}
+
 // Boundary returns the offset of a translation of the original instruction at orig. Execution can be entered
 // there with the original state.
 func (m *Map) Boundary(orig uint64) (off uint32, ok bool) {

@@ -73,11 +73,12 @@ func (th *thread) cloneWith(regs *registers, k call, flags, stack uint64) {
 	}
 	child.starting = func() { child.begun(p, state, flags) }
 	child.ctx.setU64(abi.GuestGS, th.ctx.u64(abi.GuestGS))
-	child.ctx.setU32(abi.SetMask, 1)
-	child.setMask(th.mask)
-	child.blocked = th.blocked
+	child.setGuestMask(th.guestMask())
+	child.trap = th.trap
 	if flags&(unix.CLONE_VM|unix.CLONE_VFORK) != unix.CLONE_VM { // sas_ss_reset(): kept, except by threads
 		child.alt = th.alt
+	} else {
+		child.alt.flags = ssDisable
 	}
 	parent := *regs
 	th.done = func(r int64) {

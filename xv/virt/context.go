@@ -33,10 +33,6 @@ func (c context) reset(slot int) {
 	c.setU64(abi.SigStack+16, abi.AltStackEnd-abi.AltStack)
 }
 
-// ssAutodisarm is SS_AUTODISARM: the kernel forgets the signal stack while a handler runs on it, so
-// that a guest's handler, which leaves it for its own stack, can be interrupted onto it again.
-const ssAutodisarm = 1 << 31
-
 // registers are the general registers of a thread in the original program.
 type registers struct {
 	gpr    [16]uint64 // in the order of their encoding: rax rcx rdx rbx rsp rbp rsi rdi r8..r15
@@ -60,6 +56,12 @@ const (
 	r11
 	r12
 )
+
+// deferred is the siginfo of the signal that the agent has put off.
+func (c context) deferred() (si siginfo) {
+	copy(si[:], c.mem[abi.Deferred:])
+	return si
+}
 
 // registers loads the registers that the agent saved. rip is not among them.
 func (c context) registers() (r registers) {

@@ -4,177 +4,74 @@ package virt
 
 import (
 	"encoding/binary"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
-	"xvrun/xv/agent"
 	"xvrun/xv/agent/abi"
 )
 
-// action is a signal's action as the guest set it: struct sigaction of the kernel.
-type action struct {
-	handler, flags, restorer, mask uint64
+// event is a signal that is to be delivered, and the original state that it interrupts.
+type event struct {
+	info   siginfo
+	regs   registers
+	fault  bool // an instruction raised it: it can't be blocked or ignored
+	inCall bool // it ended a system call of the guest
 }
 
-// Special values of action.handler, and flags that the kernel keeps (sigaction(2)).
-const (
-	sigDfl = 0
-	sigIgn = 1
+func (ev *event) sig() int { return int(ev.info.signo()) }
 
-	saNoCldStop = 0x1
-	saNoCldWait = 0x2
-	saSigInfo   = 0x4
-	saRestorer  = 0x04000000
-	saOnStack   = 0x08000000
-	saRestart   = 0x10000000
-	saNoDefer   = 0x40000000
-	saResetHand = 0x80000000
-)
-
-// actionTable is the signal handlers of one or more processes (CLONE_SIGHAND).
-type actionTable struct {
-	mu   sync.Mutex
-	acts [65]action
+// trapWords are the words of struct sigcontext that tell of the last fault of a thread. Other signals
+// show them too.
+type trapWords struct {
+	trap, err, cr2 uint64
 }
 
-func newActionTable() *actionTable { return &actionTable{} }
-
-func (t *actionTable) get(sig int) action {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.acts[sig]
+// guestMask is the guest's signal mask. The agent keeps it; its bits of the signals that instructions
+// raise are not the kernel's.
+func (th *thread) guestMask() uint64 {
+	return th.ctx.u64(abi.Mask)&^abi.SyncMask | th.ctx.u64(abi.Blocked)&abi.SyncMask
 }
 
-func (t *actionTable) set(sig int, a action) {
-	t.mu.Lock()
-	t.acts[sig] = a
-	t.mu.Unlock()
-}
-
-// copy returns the table of a forked process.
-func (t *actionTable) copy() *actionTable {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return &actionTable{acts: t.acts}
-}
-
-// afterExec returns the table of an executed program: what was caught has its default action again.
-func (t *actionTable) afterExec() *actionTable {
-	n := t.copy()
-	for i := range n.acts {
-		if n.acts[i].handler != sigIgn {
-			n.acts[i] = action{}
-		} else {
-			n.acts[i] = action{handler: sigIgn}
-		}
-	}
-	return n
-}
-
-// bit is the bit of a signal in a mask.
-func bit(sig int) uint64 { return 1 << (sig - 1) }
-
-// raisedByInstructions reports whether sig is one that the kernel must always deliver to the agent.
-func raisedByInstructions(sig int) bool { return bit(sig)&abi.SyncMask != 0 }
-
-// kernelAction is what the kernel is told for the guest's action.
-func kernelAction(sig int, a action) action {
-	if (a.handler == sigDfl || a.handler == sigIgn) && !raisedByInstructions(sig) {
-		return action{handler: a.handler, flags: a.flags & (saNoCldStop | saNoCldWait)}
-	}
-	return action{
-		handler: agent.SignalHandler,
-		flags:   saSigInfo | saOnStack | saRestorer | a.flags&(saRestart|saNoCldStop|saNoCldWait),
-		mask:    ^uint64(0),
-	}
-}
-
-func (a action) bytes() []byte {
-	b := le64(a.handler)
-	b = binary.LittleEndian.AppendUint64(b, a.flags)
-	b = binary.LittleEndian.AppendUint64(b, a.restorer)
-	return binary.LittleEndian.AppendUint64(b, a.mask)
-}
-
-// actionSize is the size of the kernel's struct sigaction.
-const actionSize = 32
-
-func parseAction(b []byte) action {
-	w := func(i int) uint64 { return binary.LittleEndian.Uint64(b[8*i:]) }
-	return action{w(0), w(1), w(2), w(3)}
-}
-
-// installFaultHandlers gives the signals that instructions raise to the agent, and ignores what the
-// first process is to ignore.
-func (th *thread) installFaultHandlers() error {
-	var calls []call
-	scratch := th.ctx.scratch()
-	off := 0
-	put := func(sig int, a action) {
-		copy(scratch[off:], a.bytes())
-		calls = append(calls, call{unix.SYS_RT_SIGACTION, [6]uint64{uint64(sig), th.ctx.scratchAddr() + uint64(off), 0, 8}})
-		off += actionSize
-	}
-	for sig := 1; sig < 32; sig++ {
-		if raisedByInstructions(sig) {
-			put(sig, kernelAction(sig, th.p.actions.get(sig)))
-		}
-	}
-	if th.p == th.p.s.first && !th.p.ignoredSet {
-		th.p.ignoredSet = true
-		for _, sig := range th.p.s.cfg.Ignored {
-			a := action{handler: sigIgn}
-			th.p.actions.set(int(sig), a)
-			if !raisedByInstructions(int(sig)) {
-				put(int(sig), a)
-			}
-		}
-	}
-	return th.remoteErr(calls...)
-}
-
-// setMask records the kernel's mask with which the guest goes on.
-func (th *thread) setMask(mask uint64) {
-	th.mask = mask
-	th.ctx.setU64(abi.Mask, mask)
-}
-
-// setGuestMask splits the mask that the guest wants: the signals that instructions raise are blocked
-// here, not in the kernel.
+// setGuestMask sets the mask with which the guest goes on; the agent tells the kernel.
 func (th *thread) setGuestMask(mask uint64) {
-	th.blocked = mask & abi.SyncMask
-	th.setMask(mask &^ abi.SyncMask)
+	mask &^= bit(int(unix.SIGKILL)) | bit(int(unix.SIGSTOP))
+	th.ctx.setU64(abi.Mask, mask&^abi.SyncMask)
+	th.ctx.setU64(abi.Blocked, mask&abi.SyncMask)
+	th.ctx.setU32(abi.SetMask, 1)
 }
 
-// deliver calls the guest's handler for si, or does what the default action says. f is the frame of
-// the interruption and regs the original state.
-func (th *thread) deliver(f frame, si siginfo, regs registers) {
-	sig := int(si.signo())
+// deliver calls the guest's handler for a signal, or does what its action says. f is the frame of the
+// agent's handler.
+func (th *thread) deliver(f frame, ev event) {
+	sig := ev.sig()
 	if sig < 1 || sig > 64 {
-		th.returnTo(f, regs)
+		th.returnTo(f, ev.regs)
 		return
 	}
-	fault := th.isFault(&si)
+	mask := th.guestMask()
+	if ev.inCall {
+		mask = th.maskInCall(&ev.regs, mask)
+	}
+	blocked := mask&bit(sig) != 0
 	act := th.p.actions.get(sig)
 	switch {
-	case fault && (act.handler <= sigIgn || th.blocked&bit(sig) != 0): // force_sig(9)
+	case ev.fault && (act.handler <= sigIgn || blocked): // force_sig(9)
 		th.killBy(sig)
+		return
+	case blocked:
+		th.putBack(ev.info)
+		th.returnTo(f, ev.regs)
 		return
 	case act.handler == sigIgn:
-		th.returnTo(f, regs)
+		th.returnTo(f, ev.regs)
 		return
-	case act.handler == sigDfl:
+	case act.handler == sigDfl && raisedByInstructions(sig):
 		th.killBy(sig)
 		return
-	case !fault && th.blocked&bit(sig) != 0:
-		// Blocked by the guest, but not in the kernel: it stays pending until the guest unblocks it.
-		th.pendingFaults = append(th.pendingFaults, si)
-		th.returnTo(f, regs)
+	case act.handler == sigDfl: // since it was sent: now the kernel knows what to do
+		th.putBack(ev.info)
+		th.returnTo(f, ev.regs)
 		return
-	}
-	if fault && (sig == int(unix.SIGILL) || sig == int(unix.SIGFPE) || sig == int(unix.SIGTRAP) && si.code() < siKernel) {
-		binary.LittleEndian.PutUint64(si[16:], regs.rip)
 	}
 	if act.flags&saResetHand != 0 {
 		th.p.actions.set(sig, action{})
@@ -183,7 +80,49 @@ func (th *thread) deliver(f frame, si siginfo, regs registers) {
 			th.remote(call{unix.SYS_RT_SIGACTION, [6]uint64{uint64(sig), th.ctx.scratchAddr(), 0, 8}})
 		}
 	}
-	th.callHandler(f, si, regs, act)
+	th.callHandler(f, ev, act, mask)
+}
+
+// putBack makes a signal pending that can't be delivered now. Everything is blocked in the kernel.
+func (th *thread) putBack(si siginfo) {
+	if raisedByInstructions(int(si.signo())) {
+		th.held = append(th.held, si)
+		th.ctx.setU32(abi.Held, 1)
+		return
+	}
+	th.queue(si)
+}
+
+// queue lets the thread send a signal to itself.
+func (th *thread) queue(si siginfo) {
+	copy(th.ctx.scratch(), si[:])
+	th.remote(call{unix.SYS_RT_TGSIGQUEUEINFO, [6]uint64{uint64(th.ctx.u32(abi.PID)), uint64(th.ctx.u32(abi.TID)), uint64(si.signo()), th.ctx.scratchAddr()}})
+}
+
+// unblocked takes out a held signal that the guest's mask no longer blocks.
+func (th *thread) unblocked() (siginfo, bool) {
+	return th.takeHeld(^th.guestMask())
+}
+
+// takeHeld takes out the first held signal of a set.
+func (th *thread) takeHeld(set uint64) (siginfo, bool) {
+	for i, si := range th.held {
+		if set&bit(int(si.signo())) != 0 {
+			th.held = append(th.held[:i:i], th.held[i+1:]...)
+			if len(th.held) == 0 {
+				th.ctx.setU32(abi.Held, 0)
+			}
+			return si, true
+		}
+	}
+	return siginfo{}, false
+}
+
+// resendUnblocked queues the held signals again that the guest's mask no longer blocks.
+func (th *thread) resendUnblocked() {
+	for si, ok := th.unblocked(); ok; si, ok = th.unblocked() {
+		th.queue(si)
+	}
 }
 
 // killBy ends the process by the default action of sig.
@@ -202,66 +141,136 @@ func (th *thread) killBy(sig int) {
 }
 
 // callHandler builds the guest's signal frame and lets the thread return from the agent's handler
-// into the guest's.
-func (th *thread) callHandler(f frame, si siginfo, regs registers, act action) {
-	sig := int(si.signo())
-	x, err := f.xstate()
+// into the guest's. mask is the one in force.
+func (th *thread) callHandler(f frame, ev event, act action, mask uint64) {
+	x, err := th.xstate(f)
 	if err != nil {
 		th.p.s.fail(th.p, err)
 		return
 	}
-	sp := regs.gpr[rsp] - redZone
-	if act.flags&saOnStack != 0 && th.alt.usable() && !th.alt.contains(regs.gpr[rsp]) {
-		sp = th.alt.sp + th.alt.size
+	addr, xAddr, ok := th.frameAddress(ev.regs.gpr[rsp], len(x), act.flags&saOnStack != 0)
+	if !ok || act.flags&saRestorer == 0 || !th.write(addr, th.guestFrame(f, &ev, act, addr, xAddr, x)) {
+		th.cannotDeliver(f, ev)
+		return
 	}
-	xAddr := (sp - uint64(len(x))) &^ 63
-	addr := (xAddr-frameSize)&^15 - 8 // as at a function's first instruction: 8 below a multiple of 16
+	mask |= act.mask
+	if act.flags&saNoDefer == 0 {
+		mask |= bit(ev.sig())
+	}
+	th.setGuestMask(mask)
+	if th.alt.flags&ssAutodisarm != 0 {
+		th.alt = signalStack{flags: ssDisable}
+	}
+	handler := registers{rip: act.handler, rflags: ev.regs.rflags &^ (flagDF | flagTF | flagRF)}
+	handler.gpr = ev.regs.gpr
+	handler.gpr[rax] = 0
+	handler.gpr[rdi] = uint64(ev.sig())
+	handler.gpr[rsi] = addr + fInfo
+	handler.gpr[rdx] = addr + fFlags
+	handler.gpr[rsp] = addr
+	f.resetXState()
+	th.enter(f, handler)
+}
+
+// enter lets the thread return from the agent's handler to the original state regs, with the guest's
+// mask. What can't be executed there faults there.
+func (th *thread) enter(f frame, regs registers) {
+	cache, err := th.jump(regs.rip)
+	if err != nil {
+		th.ctx.setU64(abi.T, regs.rip)
+		th.ctx.setU64(abi.S, regs.gpr[rcx])
+		cache = 0
+	}
+	th.sigreturn(f, &regs, uint64(cache))
+}
+
+// guestFrame makes the signal frame for address addr, with the extended state x for xAddr.
+func (th *thread) guestFrame(f frame, ev *event, act action, addr, xAddr uint64, x []byte) []byte {
 	buf := make([]byte, xAddr+uint64(len(x))-addr)
+	th.originalFIP(x)
 	copy(buf[xAddr-addr:], x)
-	g := frame{mem: buf, addr: addr}
 	copy(buf[:frameSize], f.mem[:frameSize])
+	g := frame{mem: buf, addr: addr}
 	g.set(fPretcode, act.restorer)
 	g.set(fLink, 0)
 	g.set(fStack, th.alt.sp)
 	g.set(fStack+8, uint64(th.alt.flags))
 	g.set(fStack+16, th.alt.size)
-	g.setRegisters(&regs, regs.rip)
+	g.setRegisters(&ev.regs, ev.regs.rip)
 	if x == nil {
 		xAddr = 0
 	}
 	g.setReg(frFPState, xAddr)
-	saved := f.mask() &^ abi.SyncMask
-	g.setMask(saved | th.blocked)
-	copy(buf[fInfo:], si[:])
-	if !th.write(addr, buf) {
-		th.killBy(int(unix.SIGSEGV)) // force_sigsegv: there is no stack for the handler
+	if ev.fault {
+		th.trap.trap, th.trap.err = f.reg(frTrap), f.reg(frErr)
+		if th.trap.trap == trapPF {
+			th.trap.cr2 = f.reg(frCR2)
+		}
+		if sig := unix.Signal(ev.sig()); sig == unix.SIGILL || sig == unix.SIGFPE || sig == unix.SIGTRAP && ev.info.code() < siKernel {
+			binary.LittleEndian.PutUint64(ev.info[16:], ev.regs.rip)
+		}
+	}
+	g.setReg(frTrap, th.trap.trap)
+	g.setReg(frErr, th.trap.err)
+	g.setReg(frCR2, th.trap.cr2)
+	saved := th.guestMask()
+	g.setReg(frOldMask, saved)
+	g.setMask(saved)
+	copy(buf[fInfo:], ev.info[:])
+	return buf
+}
+
+// originalFIP replaces the address of the last x87 instruction in the extended state x.
+func (th *thread) originalFIP(x []byte) {
+	if len(x) < xLegacy {
 		return
 	}
-	base := th.maskInCall(&regs, saved|th.blocked)
-	base |= act.mask
-	if act.flags&saNoDefer == 0 {
-		base |= bit(sig)
+	fip := binary.LittleEndian.Uint64(x[xFIP:])
+	if fip < abi.Cache || fip >= abi.CacheEnd {
+		return
 	}
-	th.setGuestMask(base &^ (bit(int(unix.SIGKILL)) | bit(int(unix.SIGSTOP))))
-	if th.alt.flags&ssAutodisarm != 0 {
-		th.alt = signalStack{flags: ssDisable}
+	c := th.p.as.enter()
+	defer th.p.as.exit()
+	if rec, ok := c.space.Recover(uint32(fip)); ok {
+		binary.LittleEndian.PutUint64(x[xFIP:], rec.RIP)
 	}
-	handler := registers{rip: act.handler, rflags: regs.rflags &^ (flagDF | flagTF | flagRF)}
-	handler.gpr = regs.gpr
-	handler.gpr[rax] = 0
-	handler.gpr[rdi] = uint64(sig)
-	handler.gpr[rsi] = addr + fInfo
-	handler.gpr[rdx] = addr + fFlags
-	handler.gpr[rsp] = addr
-	f.resetXState()
-	f.setMask(th.mask)
-	cache, err := th.jump(handler.rip)
-	if err != nil { // the handler's address is not executable
-		th.ctx.setU64(abi.T, handler.rip)
-		th.ctx.setU64(abi.S, handler.gpr[rcx])
-		cache = 0
+}
+
+// frameAddress places a signal frame with xSize bytes of extended state, as the kernel's get_sigframe
+// does: it reports false where the frame would leave the alternate stack.
+func (th *thread) frameAddress(sp uint64, xSize int, onStack bool) (addr, xAddr uint64, ok bool) {
+	onAlt := th.alt.contains(sp)
+	sp -= redZone
+	if onStack && th.alt.size > 0 && !th.alt.contains(sp) {
+		sp = th.alt.sp + th.alt.size
+		onAlt = true
 	}
-	th.sigreturn(f, &handler, uint64(cache))
+	xAddr = (sp - uint64(xSize)) &^ 63
+	addr = (xAddr-frameSize)&^15 - 8 // as at a function's first instruction: 8 below a multiple of 16
+	return addr, xAddr, !onAlt || addr > th.alt.sp && addr-th.alt.sp <= th.alt.size
+}
+
+// cannotDeliver is what the kernel does when there is no room for the frame of a signal: SIGSEGV
+// instead (force_sigsegv).
+func (th *thread) cannotDeliver(f frame, ev event) {
+	if ev.sig() == int(unix.SIGSEGV) {
+		th.killBy(ev.sig())
+		return
+	}
+	th.deliverForced(f, ev.regs)
+}
+
+// deliverForced delivers the SIGSEGV by which the kernel says that a signal frame is bad.
+func (th *thread) deliverForced(f frame, regs registers) {
+	th.trap.store(f)
+	th.deliver(f, event{info: faultInfo(int(unix.SIGSEGV), siKernel, 0), regs: regs, fault: true})
+}
+
+// store makes the words those of the signal in f.
+func (w trapWords) store(f frame) {
+	f.setReg(frTrap, w.trap)
+	f.setReg(frErr, w.err)
+	f.setReg(frCR2, w.cr2)
 }
 
 // redZone is the memory below rsp that a signal handler must not touch (System V ABI, 3.2.2).
@@ -274,17 +283,10 @@ const (
 	flagRF = 1 << 16
 )
 
-func (a *signalStack) usable() bool { return a.flags&ssDisable == 0 && a.size > 0 }
-
-// contains reports whether sp is on the stack; an autodisarmed one is never taken to be in use.
-func (a *signalStack) contains(sp uint64) bool {
-	return a.usable() && a.flags&ssAutodisarm == 0 && sp > a.sp && sp-a.sp <= a.size
-}
-
 // maskInCall is the mask with which the handler of a signal starts that ended a system call which
 // waits with a mask of its own: not the mask that the frame restores. Else it is saved.
 func (th *thread) maskInCall(regs *registers, saved uint64) uint64 {
-	if int64(regs.gpr[rax]) != -int64(unix.EINTR) || regs.rip != th.ctx.u64(abi.Next) {
+	if int64(regs.gpr[rax]) != -int64(unix.EINTR) {
 		return saved
 	}
 	var at uint64
@@ -295,7 +297,7 @@ func (th *thread) maskInCall(regs *registers, saved uint64) uint64 {
 		at = regs.gpr[r10]
 	case unix.SYS_EPOLL_PWAIT, unix.SYS_EPOLL_PWAIT2:
 		at = regs.gpr[r8]
-	case unix.SYS_PSELECT6:
+	case unix.SYS_PSELECT6, unix.SYS_IO_PGETEVENTS:
 		var b [8]byte
 		if regs.gpr[r9] == 0 || th.read(regs.gpr[r9], b[:]) < 8 {
 			return saved
@@ -307,100 +309,4 @@ func (th *thread) maskInCall(regs *registers, saved uint64) uint64 {
 		return saved
 	}
 	return binary.LittleEndian.Uint64(b[:])
-}
-
-// rtSigreturn continues where the guest's signal frame says.
-func (th *thread) rtSigreturn(regs *registers) {
-	addr := regs.gpr[rsp] - 8
-	buf := make([]byte, frameSize+8)
-	if th.read(addr, buf[:frameSize]) < frameSize {
-		th.killBy(int(unix.SIGSEGV))
-		return
-	}
-	g := frame{mem: buf, addr: addr}
-	x, ok := th.guestXState(g.reg(frFPState))
-	if !ok {
-		th.killBy(int(unix.SIGSEGV))
-		return
-	}
-	area := th.ctx.addr + abi.FrameArea
-	f := frame{mem: th.ctx.mem[abi.FrameArea:abi.FrameEnd], addr: area}
-	copy(f.mem, buf[:frameSize])
-	xAddr := uint64(0)
-	if x != nil {
-		xAddr = (area + frameSize + 63) &^ 63
-		copy(f.mem[xAddr-area:], x)
-	}
-	f.setReg(frFPState, xAddr)
-	f.setReg(frSegments, userSegments)
-	f.set(fFlags, g.u64(fFlags)&ucFlags)
-	f.set(fStack, th.ctx.addr+abi.AltStack)
-	f.set(fStack+8, ssAutodisarm)
-	f.set(fStack+16, abi.AltStackEnd-abi.AltStack)
-	th.setGuestMask(g.mask() &^ (bit(int(unix.SIGKILL)) | bit(int(unix.SIGSTOP))))
-	f.setMask(th.mask)
-	th.alt.restore(g.u64(fStack), uint32(g.u64(fStack+8)), g.u64(fStack+16))
-	out := g.registers()
-	out.rflags = out.rflags&guestFlags | 0x202
-	th.ctx.setU64(abi.Frame, area)
-	if th.deliverPending(f, out) {
-		return
-	}
-	cache, err := th.jump(out.rip)
-	if err != nil {
-		th.ctx.setU64(abi.T, out.rip)
-		th.ctx.setU64(abi.S, out.gpr[rcx])
-		cache = 0
-	}
-	th.sigreturn(f, &out, uint64(cache))
-}
-
-// deliverPending delivers a signal that the guest had blocked here, and has unblocked.
-func (th *thread) deliverPending(f frame, regs registers) bool {
-	for i, si := range th.pendingFaults {
-		if th.blocked&bit(int(si.signo())) == 0 {
-			th.pendingFaults = append(th.pendingFaults[:i:i], th.pendingFaults[i+1:]...)
-			th.deliver(f, si, regs)
-			return true
-		}
-	}
-	return false
-}
-
-const (
-	userSegments = 0x2b<<48 | 0x33          // ss and cs of 64-bit user code; fs and gs 0
-	ucFlags      = 7                        // UC_FP_XSTATE, UC_SIGCONTEXT_SS, UC_STRICT_RESTORE_SS
-	guestFlags   = 0x40dd5 | 1<<21 | flagTF // what rt_sigreturn restores (FIX_EFLAGS), and ID
-)
-
-// guestXState reads the extended state that a guest's frame points at.
-func (th *thread) guestXState(ptr uint64) ([]byte, bool) {
-	if ptr == 0 {
-		return nil, true
-	}
-	x := make([]byte, xLegacy)
-	if th.read(ptr, x) < xLegacy {
-		return nil, false
-	}
-	if binary.LittleEndian.Uint32(x[xMagic1:]) != fpMagic1 {
-		return x, true
-	}
-	size := binary.LittleEndian.Uint32(x[xExtSize:])
-	if size < xLegacy+64 || size > maxXState {
-		return x, true // the kernel takes such a frame for one without extended state
-	}
-	rest := make([]byte, size-xLegacy)
-	if th.read(ptr+xLegacy, rest) < len(rest) {
-		return x, true
-	}
-	return append(x, rest...), true
-}
-
-// restore sets the alternate stack from a signal frame, as rt_sigreturn does.
-func (a *signalStack) restore(sp uint64, flags uint32, size uint64) {
-	if flags&ssDisable != 0 {
-		*a = signalStack{flags: ssDisable}
-		return
-	}
-	*a = signalStack{sp: sp, flags: flags & ssAutodisarm, size: size}
 }

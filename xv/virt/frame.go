@@ -64,7 +64,7 @@ type frame struct {
 func (th *thread) frame() (frame, error) {
 	addr := th.ctx.u64(abi.Frame)
 	off := addr - th.ctx.addr
-	if off < abi.AltStack || off > abi.AltStackEnd-frameSize || off%8 != 0 {
+	if off < abi.FrameArea || off > abi.AltStackEnd-frameSize || off%8 != 0 {
 		return frame{}, fmt.Errorf("process %d: signal frame at %#x: the guest damaged its thread context", th.p.pid, addr)
 	}
 	return frame{mem: th.ctx.mem[off:abi.AltStackEnd], addr: addr}, nil
@@ -101,17 +101,21 @@ func (f frame) setRegisters(r *registers, cache uint64) {
 // components (Intel SDM vol. 1, 13.4). The kernel's own words are in bytes 464-511.
 const (
 	xLegacy   = 512
+	xFIP      = 8 // address of the last x87 instruction
 	xMXCSR    = 24
 	xMagic1   = 464 // FP_XSTATE_MAGIC1
 	xExtSize  = 468 // bytes with the magic word at the end
 	xSize     = 480 // bytes without it
+	xFeatures = 472 // the components that the kernel knows
 	xHeader   = 512 // XSTATE_BV
-	fpMagic1  = 0x46505853
-	maxXState = abi.FrameEnd - abi.FrameArea - frameSize - 64 - 8
+
+	xHeaderSize = 64
+	fpMagic1    = 0x46505853
+	maxXState   = abi.FrameEnd - abi.FrameArea - frameSize - 64 - 8
 )
 
 // xstate copies the extended state that the frame points at, in the size that the kernel gave it.
-func (f frame) xstate() ([]byte, error) {
+func (th *thread) xstate(f frame) ([]byte, error) {
 	ptr := f.reg(frFPState)
 	if ptr == 0 {
 		return nil, nil
@@ -128,6 +132,7 @@ func (f frame) xstate() ([]byte, error) {
 	if size < xLegacy || size > uint64(len(area)) || size > maxXState {
 		return nil, fmt.Errorf("extended state of %d bytes", size)
 	}
+	th.p.s.xfeatures.Store(binary.LittleEndian.Uint64(area[xFeatures:]))
 	return append([]byte(nil), area[:size]...), nil
 }
 

@@ -136,14 +136,14 @@ func (th *thread) fetchFault(addr uint64, err error) fault {
 		return protection(0)
 	}
 	if errors.As(err, &d) && len(d.Bytes) > 0 && !errors.Is(d.Err, x86.ErrTruncated) {
-		return fault{info: faultInfo(int(unix.SIGILL), illOPN, addr), trap: trapUD}
+		return fault{info: faultInfo(int(unix.SIGILL), illOPN, addr), words: trapWords{trap: trapUD}}
 	}
 	if th.mapped(addr) {
-		return fault{info: faultInfo(int(unix.SIGSEGV), segvACCERR, addr), trap: trapPF, err: pfUserFetch | pfPresent, address: addr}
+		return fault{info: faultInfo(int(unix.SIGSEGV), segvACCERR, addr), words: trapWords{trapPF, pfUserFetch | pfPresent, addr}}
 	}
-	ft := fault{info: faultInfo(int(unix.SIGSEGV), segvMAPERR, addr), trap: trapPF, err: pfUserFetch, address: addr}
+	ft := fault{info: faultInfo(int(unix.SIGSEGV), segvMAPERR, addr), words: trapWords{trapPF, pfUserFetch, addr}}
 	if addr > userLimit { // the kernel doesn't say which of its own addresses are mapped
-		ft.err |= pfPresent
+		ft.words.err |= pfPresent
 	}
 	return ft
 }

@@ -38,8 +38,6 @@ type thread struct {
 	dead   atomic.Bool
 	server *server // that answers the request
 
-	blocked  uint64 // signals that instructions raise, which the guest blocks and the kernel doesn't
-	mask     uint64 // the kernel's mask while the guest runs
 	alt      signalStack
 	resuming registers     // what the agent was last told to continue with, rip original
 	looked   uint64        // generation of the cache at the last lookup
@@ -47,18 +45,17 @@ type thread struct {
 	parked   atomic.Bool   // the handler waits for room in the cache
 	away     atomic.Bool   // in a system call that the supervisor passed on
 	kicked   time.Time     // when kick was last called; guarded by the cache's lock
+	kickID   atomic.Uint64 // tells the kick on its way from what the guest sends; 0: none
 
-	fault         *fault             // to be raised by the trap at address 0 that was asked for
-	done          func(result int64) // continues the request when Call is done
-	starting      func()             // what the first request of the thread does
-	pendingFaults []siginfo          // blocked in th.blocked, sent by processes
-}
-
-// signalStack is the guest's alternate signal stack (sigaltstack(2)).
-type signalStack struct {
-	sp    uint64
-	flags uint32
-	size  uint64
+	op       uint32             // last answer but OpRemote
+	raising  *raising           // to be delivered by the trap at address 0 that was asked for
+	undo     *undo              // state before the system call that was just answered
+	done     func(result int64) // continues the request when Call is done
+	starting func()             // what the first request of the thread does
+	held     []siginfo          // signals of SyncMask that processes sent and the guest blocks
+	trap     trapWords          // of the last fault that the guest saw
+	arrived  bool               // the guest is in single steps, and has done an instruction
+	skipStep bool               // it is, and the next instruction that starts comes without a trap
 }
 
 // thread returns the thread of a slot, nil if it is free or out of range.
@@ -93,7 +90,7 @@ func (s *Session) newThread(p *process) (*thread, error) {
 	}
 	addr := uint64(abi.Slots + slot*abi.SlotSize)
 	off := addr - abi.Contexts
-	th := &thread{p: p, slot: slot, ctx: context{mem: s.contexts.view[off : off+abi.SlotSize], addr: addr}, alt: signalStack{flags: ssDisable}}
+	th := &thread{p: p, slot: slot, ctx: context{mem: s.contexts.view[off : off+abi.SlotSize], addr: addr}}
 	th.ctx.reset(slot)
 	s.slots[slot] = th
 	p.threads[th] = struct{}{}

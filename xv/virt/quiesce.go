@@ -5,6 +5,7 @@ package virt
 import (
 	"encoding/binary"
 	"errors"
+	"math/rand/v2"
 	"time"
 	"unsafe"
 
@@ -74,12 +75,22 @@ func (th *thread) kick() {
 	binary.LittleEndian.PutUint32(si[0:], uint32(unix.SIGTRAP))
 	code := int32(kickCode)
 	binary.LittleEndian.PutUint32(si[8:], uint32(code))
+	if th.kickID.Load() == 0 {
+		th.kickID.Store(rand.Uint64() | 1)
+	}
+	binary.LittleEndian.PutUint64(si[24:], th.kickID.Load()) // si_value
 	// A thread that has just ended needs no kick.
 	unix.Syscall6(unix.SYS_RT_TGSIGQUEUEINFO, uintptr(th.p.pid), uintptr(th.tid), uintptr(unix.SIGTRAP), uintptr(unsafe.Pointer(&si)), 0, 0)
 }
 
 // kickCode is the si_code of a kick; the kernel uses none of these.
 const kickCode = -0x7876
+
+// isKick reports whether a signal is the kick on its way to th, which then is no longer.
+func (th *thread) isKick(si *siginfo) bool {
+	id := binary.LittleEndian.Uint64(si[24:])
+	return unix.Signal(si.signo()) == unix.SIGTRAP && si.code() == kickCode && id != 0 && th.kickID.CompareAndSwap(id, 0)
+}
 
 // lookup asks the translation cache, and waits for room in it when it is full.
 func (th *thread) lookup(f func(*tcache.Space) (uint32, error)) (uint32, error) {

@@ -216,7 +216,16 @@ func (th *thread) handle() {
 	}
 	th.p.s.counters.handoffs.Add(1)
 	th.away.Store(false)
-	switch kind := th.ctx.u32(abi.Kind); kind {
+	kind := th.ctx.u32(abi.Kind)
+	switch kind {
+	case abi.KindDeferred:
+	case abi.KindSignal:
+		th.undo = nil
+	default:
+		th.undo = nil
+		th.stepped(kind)
+	}
+	switch kind {
 	case abi.KindMiss:
 		th.linkMiss()
 	case abi.KindSpecial:
@@ -233,6 +242,8 @@ func (th *thread) handle() {
 		th.begin()
 	case abi.KindOpened:
 		th.fileOpened()
+	case abi.KindDeferred:
+		th.deferred()
 	case abi.KindFault:
 		th.agentFault()
 	default:
@@ -248,6 +259,9 @@ func (th *thread) reply(op uint32, count int) {
 	case abi.OpRemote:
 	default:
 		th.answered.Store(th.looked)
+	}
+	if op != abi.OpRemote {
+		th.op = op
 	}
 	switch op {
 	case abi.OpResume, abi.OpFinish, abi.OpInt80:

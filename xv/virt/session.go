@@ -48,8 +48,10 @@ type Session struct {
 	ended    chan struct{} // closed when the first process was reaped
 	status   Status
 	counters counters
-	traceMu  sync.Mutex
-	deaths   *deathWatch
+
+	xfeatures atomic.Uint64 // components of the extended state in signal frames, as the kernel says
+	traceMu   sync.Mutex
+	deaths    *deathWatch
 }
 
 // Start executes cfg.Path as a guest. It returns when the kernel has executed the file, or with the

@@ -272,8 +272,28 @@ func (th *thread) read(addr uint64, b []byte) int {
 	return 0
 }
 
-// write copies b to guest memory; it reports whether all of it could be written.
+// write copies b to guest memory; it reports whether all of it could be written. The thread waits for the
+// answer to its request: what only the kernel's copy on its behalf can do, it does.
 func (th *thread) write(addr uint64, b []byte) bool {
+	if th.poke(addr, b) {
+		return true
+	}
+	last := addr + uint64(len(b)) - 1
+	if last < addr || last >= userLimit {
+		return false
+	}
+	for page := addr &^ (pageSize - 1); page <= last; page += pageSize {
+		if th.p.as.isProtected(page) {
+			th.p.as.unprotect(th, page, page+pageSize)
+		}
+	}
+	if len(b) >= 8 { // a stack grows
+		th.remote(call{unix.SYS_RT_SIGPROCMASK, [6]uint64{unix.SIG_BLOCK, 0, addr, 8}})
+	}
+	return th.poke(addr, b)
+}
+
+func (th *thread) poke(addr uint64, b []byte) bool {
 	if len(b) == 0 {
 		return true
 	}

@@ -12,49 +12,6 @@ import (
 	"xvrun/xv/x86"
 )
 
-// fault is an exception of the original program that no instruction of the translation raised.
-type fault struct {
-	info    siginfo
-	trap    uint64 // exception number
-	err     uint64 // error code
-	address uint64 // cr2; of page faults only
-}
-
-// Exceptions (Intel SDM vol. 3, 6.3.1) and bits of a page fault's error code (4.7).
-const (
-	trapUD = 6
-	trapGP = 13
-	trapPF = 14
-
-	pfPresent   = 1
-	pfWrite     = 1 << 1
-	pfUserFetch = 1<<2 | 1<<4
-)
-
-// protection is a general protection fault: SIGSEGV, by the kernel, without an address.
-func protection(err uint64) fault {
-	return fault{info: faultInfo(int(unix.SIGSEGV), siKernel, 0), trap: trapGP, err: err}
-}
-
-// raise delivers a fault at the original state regs, in the frame of a signal.
-func (th *thread) raise(f frame, ft fault, regs registers) {
-	f.setReg(frTrap, ft.trap)
-	f.setReg(frErr, ft.err)
-	if ft.trap == trapPF {
-		f.setReg(frCR2, ft.address)
-	}
-	th.deliver(f, ft.info, regs)
-}
-
-// raiseLater delivers a fault to a thread that is in no signal: it goes on at address 0, and the
-// signal of that gives the full frame.
-func (th *thread) raiseLater(ft fault, regs registers) {
-	th.fault = &ft
-	th.resuming = regs
-	th.ctx.setRegisters(&regs, 0)
-	th.reply(abi.OpResume, 0)
-}
-
 // special answers a thread at an instruction that cannot be copied: what user code can do with these
 // is emulated, the rest is refused.
 func (th *thread) special() {
@@ -101,7 +58,7 @@ func (th *thread) emulate(in *x86.Inst, regs *registers) bool {
 		}
 		th.loadGS(in, regs, binary.LittleEndian.Uint16(b[:]), 8)
 	case in.Map == 1 && in.Opcode == 0x34: // sysenter, which is for the 32-bit kernel interface
-		th.raiseLater(fault{info: faultInfo(int(unix.SIGILL), illOPN, regs.rip), trap: trapUD}, *regs)
+		th.raiseLater(fault{info: faultInfo(int(unix.SIGILL), illOPN, regs.rip), words: trapWords{trap: trapUD}}, *regs)
 	default:
 		return th.emulateGS(in, regs)
 	}
@@ -140,7 +97,7 @@ func (th *thread) iret(in *x86.Inst, regs *registers) {
 	w, _, ok := th.popped(in, regs, 5)
 	switch {
 	case !ok:
-		th.raiseLater(fault{info: faultInfo(int(unix.SIGSEGV), segvMAPERR, regs.gpr[rsp]), trap: trapPF, err: 4, address: regs.gpr[rsp]}, *regs)
+		th.raiseLater(fault{info: faultInfo(int(unix.SIGSEGV), segvMAPERR, regs.gpr[rsp]), words: trapWords{trapPF, 4, regs.gpr[rsp]}}, *regs)
 	case uint16(w[1]) != userCS:
 		th.raiseLater(protection(w[1]&0xfffc), *regs)
 	case uint16(w[4]) != userDS:
@@ -158,7 +115,7 @@ func (th *thread) farReturn(in *x86.Inst, regs *registers) {
 	w, size, ok := th.popped(in, regs, 2)
 	switch {
 	case !ok:
-		th.raiseLater(fault{info: faultInfo(int(unix.SIGSEGV), segvMAPERR, regs.gpr[rsp]), trap: trapPF, err: 4, address: regs.gpr[rsp]}, *regs)
+		th.raiseLater(fault{info: faultInfo(int(unix.SIGSEGV), segvMAPERR, regs.gpr[rsp]), words: trapWords{trapPF, 4, regs.gpr[rsp]}}, *regs)
 	case uint16(w[1]) != userCS:
 		th.raiseLater(protection(w[1]&0xfffc), *regs)
 	default:
@@ -232,14 +189,14 @@ func (th *thread) emulateGS(in *x86.Inst, regs *registers) bool {
 	load := func(addr uint64) (uint64, bool) {
 		var b [8]byte
 		if th.read(addr, b[:size]) < size {
-			th.raiseLater(fault{info: faultInfo(int(unix.SIGSEGV), segvMAPERR, addr), trap: trapPF, err: 4, address: addr}, *regs)
+			th.raiseLater(fault{info: faultInfo(int(unix.SIGSEGV), segvMAPERR, addr), words: trapWords{trapPF, 4, addr}}, *regs)
 			return 0, false
 		}
 		return binary.LittleEndian.Uint64(b[:]), true
 	}
 	store := func(addr, v uint64) bool {
 		if !th.write(addr, le64(v)[:size]) {
-			th.raiseLater(fault{info: faultInfo(int(unix.SIGSEGV), segvMAPERR, addr), trap: trapPF, err: 6, address: addr}, *regs)
+			th.raiseLater(fault{info: faultInfo(int(unix.SIGSEGV), segvMAPERR, addr), words: trapWords{trapPF, 6, addr}}, *regs)
 			return false
 		}
 		return true

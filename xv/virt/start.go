@@ -76,9 +76,11 @@ func (s *Session) injectFirst(pid int) (*process, error) {
 	if err := s.setLimits(p); err != nil {
 		return nil, err
 	}
-	if err := getSigMask(pid, &th.mask); err != nil {
+	var mask uint64
+	if err := getSigMask(pid, &mask); err != nil {
 		return nil, fmt.Errorf("PTRACE_GETSIGMASK: %w", err)
 	}
+	th.setGuestMask(mask)
 	if err := s.reaper.ready(); err != nil {
 		return nil, err
 	}
@@ -247,8 +249,6 @@ func (th *thread) setUpImage(entry, stack uint64) {
 	regs.gpr[rsp] = stack
 	regs.rip = entry
 	regs.rflags = 0x202 // IF, as the kernel starts programs
-	th.ctx.setU32(abi.SetMask, 1)
-	th.setMask(th.mask)
 	th.resumeAt(regs)
 }
 
@@ -485,7 +485,9 @@ func (th *thread) executed(next *thread, tid int) error {
 	s.mu.Unlock()
 	old.leave()
 	s.counters.processes.Add(1)
-	next.mask, next.blocked = th.mask, th.blocked // not the kernel's: the agent blocks all for the execve
+	next.setGuestMask(th.guestMask()) // not the kernel's: the agent blocks all for the execve
+	next.held = th.held
+	next.alt.flags = th.alt.flags
 	// The stop is inside execve, which will still store its result in rax: step to its end. The kernel
 	// reports the step before the program's first instruction.
 	if err := unix.PtraceSingleStep(tid); err != nil {

@@ -3,7 +3,6 @@
 package virt
 
 import (
-	"encoding/binary"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -18,37 +17,39 @@ var handlers map[uint64]func(th *thread, regs *registers)
 
 func init() {
 	handlers = map[uint64]func(th *thread, regs *registers){
-		unix.SYS_MMAP:           (*thread).mmap,
-		unix.SYS_BRK:            (*thread).brk, // only from countSpace on
-		unix.SYS_MUNMAP:         (*thread).munmap,
-		unix.SYS_MPROTECT:       (*thread).mprotect,
-		unix.SYS_PKEY_MPROTECT:  (*thread).mprotect,
-		unix.SYS_MREMAP:         (*thread).mremap,
-		unix.SYS_RT_SIGACTION:   (*thread).rtSigaction,
-		unix.SYS_RT_SIGPROCMASK: (*thread).rtSigprocmask,
-		unix.SYS_RT_SIGRETURN:   (*thread).rtSigreturn,
-		unix.SYS_SIGALTSTACK:    (*thread).sigaltstack,
-		unix.SYS_CLONE:          (*thread).clone,
-		unix.SYS_CLONE3:         (*thread).clone3,
-		unix.SYS_FORK:           (*thread).fork,
-		unix.SYS_VFORK:          (*thread).vfork,
-		unix.SYS_EXECVE:         (*thread).execve,
-		unix.SYS_EXECVEAT:       (*thread).execveat,
-		unix.SYS_EXIT:           (*thread).exit,
-		unix.SYS_ARCH_PRCTL:     (*thread).archPrctl,
-		unix.SYS_PRCTL:          (*thread).prctl,
-		unix.SYS_MLOCKALL:       (*thread).mlockall,
-		unix.SYS_MUNLOCKALL:     (*thread).munlockall,
-		unix.SYS_GETRLIMIT:      (*thread).getrlimit,
-		unix.SYS_SETRLIMIT:      (*thread).setrlimit,
-		unix.SYS_PRLIMIT64:      (*thread).prlimit64,
-		unix.SYS_PERSONALITY:    (*thread).personality,
-		sysMapShadowStack:       refuse(unix.EOPNOTSUPP),
-		unix.SYS_RSEQ:           refuse(unix.ENOSYS),
-		unix.SYS_MEMBARRIER:     (*thread).membarrier,
-		unix.SYS_PTRACE:         refuse(unix.EPERM),
-		unix.SYS_SECCOMP:        refuse(unix.EINVAL),
-		unix.SYS_MODIFY_LDT:     refuse(unix.ENOSYS),
+		unix.SYS_MMAP:            (*thread).mmap,
+		unix.SYS_BRK:             (*thread).brk, // only from countSpace on
+		unix.SYS_MUNMAP:          (*thread).munmap,
+		unix.SYS_MPROTECT:        (*thread).mprotect,
+		unix.SYS_PKEY_MPROTECT:   (*thread).mprotect,
+		unix.SYS_MREMAP:          (*thread).mremap,
+		unix.SYS_RT_SIGACTION:    (*thread).rtSigaction,
+		unix.SYS_RT_SIGPROCMASK:  (*thread).rtSigprocmask,
+		unix.SYS_RT_SIGRETURN:    (*thread).rtSigreturn,
+		unix.SYS_SIGALTSTACK:     (*thread).sigaltstack,
+		unix.SYS_RT_SIGPENDING:   (*thread).rtSigpending,
+		unix.SYS_RT_SIGTIMEDWAIT: (*thread).rtSigtimedwait,
+		unix.SYS_CLONE:           (*thread).clone,
+		unix.SYS_CLONE3:          (*thread).clone3,
+		unix.SYS_FORK:            (*thread).fork,
+		unix.SYS_VFORK:           (*thread).vfork,
+		unix.SYS_EXECVE:          (*thread).execve,
+		unix.SYS_EXECVEAT:        (*thread).execveat,
+		unix.SYS_EXIT:            (*thread).exit,
+		unix.SYS_ARCH_PRCTL:      (*thread).archPrctl,
+		unix.SYS_PRCTL:           (*thread).prctl,
+		unix.SYS_MLOCKALL:        (*thread).mlockall,
+		unix.SYS_MUNLOCKALL:      (*thread).munlockall,
+		unix.SYS_GETRLIMIT:       (*thread).getrlimit,
+		unix.SYS_SETRLIMIT:       (*thread).setrlimit,
+		unix.SYS_PRLIMIT64:       (*thread).prlimit64,
+		unix.SYS_PERSONALITY:     (*thread).personality,
+		sysMapShadowStack:        refuse(unix.EOPNOTSUPP),
+		unix.SYS_RSEQ:            refuse(unix.ENOSYS),
+		unix.SYS_MEMBARRIER:      (*thread).membarrier,
+		unix.SYS_PTRACE:          refuse(unix.EPERM),
+		unix.SYS_SECCOMP:         refuse(unix.EINVAL),
+		unix.SYS_MODIFY_LDT:      refuse(unix.ENOSYS),
 	}
 }
 
@@ -190,150 +191,4 @@ func (th *thread) retryAfterFault() {
 		return
 	}
 	th.gateCall(regs, call{uintptr(th.ctx.u64(abi.GateRAX)), th.args(&regs)})
-}
-
-func (th *thread) rtSigaction(regs *registers) {
-	a := th.args(regs)
-	sig := int(int32(a[0]))
-	if a[3] != 8 || sig < 1 || sig > 64 || a[1] != 0 && (sig == int(unix.SIGKILL) || sig == int(unix.SIGSTOP)) {
-		th.result(regs, -int64(unix.EINVAL))
-		return
-	}
-	old := th.p.actions.get(sig)
-	if a[1] != 0 {
-		var b [actionSize]byte
-		if th.read(a[1], b[:]) < actionSize {
-			th.result(regs, -int64(unix.EFAULT))
-			return
-		}
-		act := parseAction(b[:])
-		copy(th.ctx.scratch(), kernelAction(sig, act).bytes())
-		th.p.actions.set(sig, act)
-		r := th.remote(call{unix.SYS_RT_SIGACTION, [6]uint64{uint64(sig), th.ctx.scratchAddr(), 0, 8}})
-		if r[0] < 0 {
-			th.p.actions.set(sig, old)
-			th.result(regs, r[0])
-			return
-		}
-	}
-	if a[2] != 0 && !th.write(a[2], old.bytes()) {
-		th.result(regs, -int64(unix.EFAULT))
-		return
-	}
-	th.result(regs, 0)
-}
-
-func (th *thread) rtSigprocmask(regs *registers) {
-	a := th.args(regs)
-	if a[3] != 8 {
-		th.result(regs, -int64(unix.EINVAL))
-		return
-	}
-	old := th.mask | th.blocked
-	if a[1] != 0 {
-		var b [8]byte
-		if th.read(a[1], b[:]) < 8 {
-			th.result(regs, -int64(unix.EFAULT))
-			return
-		}
-		set := binary.LittleEndian.Uint64(b[:])
-		next := old
-		switch int32(a[0]) {
-		case unix.SIG_BLOCK:
-			next |= set
-		case unix.SIG_UNBLOCK:
-			next &^= set
-		case unix.SIG_SETMASK:
-			next = set
-		default:
-			th.result(regs, -int64(unix.EINVAL))
-			return
-		}
-		th.setGuestMask(next &^ (bit(int(unix.SIGKILL)) | bit(int(unix.SIGSTOP))))
-		th.ctx.setU32(abi.SetMask, 1)
-	}
-	if a[2] != 0 && !th.write(a[2], le64(old)) {
-		th.result(regs, -int64(unix.EFAULT))
-		return
-	}
-	th.resendPending()
-	th.result(regs, 0)
-}
-
-// resendPending queues signals again that the guest has unblocked after they were put aside.
-func (th *thread) resendPending() {
-	for i := 0; i < len(th.pendingFaults); {
-		si := th.pendingFaults[i]
-		if th.blocked&bit(int(si.signo())) != 0 {
-			i++
-			continue
-		}
-		th.pendingFaults = append(th.pendingFaults[:i:i], th.pendingFaults[i+1:]...)
-		copy(th.ctx.scratch(), si[:])
-		th.remote(call{unix.SYS_RT_TGSIGQUEUEINFO, [6]uint64{uint64(th.ctx.u32(abi.PID)), uint64(th.ctx.u32(abi.TID)), uint64(si.signo()), th.ctx.scratchAddr()}})
-	}
-}
-
-// minSigStack is MINSIGSTKSZ, the least size that the kernel takes for an alternate stack.
-const minSigStack = 2048
-
-func (th *thread) sigaltstack(regs *registers) {
-	a := th.args(regs)
-	old := th.alt
-	if a[0] != 0 {
-		var b [24]byte
-		if th.read(a[0], b[:]) < len(b) {
-			th.result(regs, -int64(unix.EFAULT))
-			return
-		}
-		next := signalStack{
-			sp:    binary.LittleEndian.Uint64(b[0:]),
-			flags: binary.LittleEndian.Uint32(b[8:]),
-			size:  binary.LittleEndian.Uint64(b[16:]),
-		}
-		if errno := th.setAltStack(next, regs.gpr[rsp]); errno != 0 {
-			th.result(regs, -int64(errno))
-			return
-		}
-	}
-	if a[1] != 0 {
-		flags := old.flags
-		if old.contains(regs.gpr[rsp]) {
-			flags |= ssOnStack
-		}
-		out := le64(old.sp)
-		out = binary.LittleEndian.AppendUint64(out, uint64(flags))
-		out = binary.LittleEndian.AppendUint64(out, old.size)
-		if !th.write(a[1], out) {
-			th.result(regs, -int64(unix.EFAULT))
-			return
-		}
-	}
-	th.result(regs, 0)
-}
-
-// Flags of a signal stack (sigaltstack(2)).
-const (
-	ssOnStack = 1
-	ssDisable = 2
-)
-
-// setAltStack does what sigaltstack(2) says about changing the stack while on it and about flags.
-func (th *thread) setAltStack(next signalStack, sp uint64) unix.Errno {
-	if th.alt.contains(sp) {
-		return unix.EPERM
-	}
-	switch next.flags &^ ssAutodisarm {
-	case ssDisable:
-		th.alt = signalStack{flags: ssDisable | next.flags&ssAutodisarm}
-		return 0
-	case 0, ssOnStack:
-		if next.size < minSigStack {
-			return unix.ENOMEM
-		}
-		next.flags &= ssAutodisarm
-		th.alt = next
-		return 0
-	}
-	return unix.EINVAL
 }

@@ -57,7 +57,7 @@ const (
 	AgentSP   = 0x38 // top of the agent's stack
 	InAgent   = 0x40 // u32: signals are put off
 	InGate    = 0x44 // u32: in a system call of the guest
-	Pending   = 0x48 // u32: a signal was put off, everything is blocked
+	Pending   = 0x48 // u32: a signal was put off, everything is blocked; Deferred
 	SetMask   = 0x4c // u32: the kernel's mask must be set to Mask before the guest continues
 	Next      = 0x50 // original address after the system call in the gate
 	GateRAX   = 0x58 // its number
@@ -92,8 +92,14 @@ const (
 	Link      = 0x148 // u32: next slot on the doorbell's list
 	Op        = 0x14c // u32
 	Count     = 0x150 // u32: system calls in Vector
+	Stepped   = 0x154 // u32: the agent has cleared TF in rflags
+	Blocked   = 0x158 // signals of SyncMask that the guest blocks
+	NewMask   = 0x160 // what Mask and Blocked become by the rt_sigprocmask in the gate
+	NewBlock  = 0x168
+	Held      = 0x170 // u32: the supervisor holds signals that are pending
 	Call      = 0x180 // one system call: number, six arguments, result
 	Vector    = 0x200 // MaxVector system calls
+	Deferred  = 0x600 // siginfo of the signal that was put off, 128 bytes
 	CallSize  = 64
 	MaxVector = 16
 )
@@ -109,15 +115,16 @@ const (
 
 // Kind of a request.
 const (
-	KindMiss    = 1 // exit stub of a direct branch
-	KindSpecial = 2 // exit stub of an instruction to emulate
-	KindSyscall = 3 // a system call of the guest that the supervisor handles
-	KindEFAULT  = 4 // a system call of the guest failed with EFAULT
-	KindSignal  = 5 // a signal arrived; Frame, SigNo
-	KindDone    = 6 // OpGate, OpClone or OpExec is done (exec: failed); Call has the result
-	KindStart   = 7 // first request of a new thread, process or program
-	KindFault   = 8 // the agent itself faulted: a defect
-	KindOpened  = 9 // a system call of the guest has opened a file of a proc file system; RAX is the descriptor
+	KindMiss     = 1  // exit stub of a direct branch
+	KindSpecial  = 2  // exit stub of an instruction to emulate
+	KindSyscall  = 3  // a system call of the guest that the supervisor handles
+	KindEFAULT   = 4  // a system call of the guest failed with EFAULT
+	KindSignal   = 5  // a signal arrived; Frame, SigNo
+	KindDone     = 6  // OpGate, OpClone or OpExec is done (exec: failed); Call has the result
+	KindStart    = 7  // first request of a new thread, process or program
+	KindFault    = 8  // the agent itself faulted: a defect
+	KindOpened   = 9  // a system call of the guest has opened a file of a proc file system; RAX is the descriptor
+	KindDeferred = 10 // before the guest continues, the signal in Deferred must be delivered
 )
 
 // What the gate does with a system call.
@@ -136,8 +143,9 @@ const (
 	OpClone     = 5
 	OpExec      = 6
 	OpExit      = 7
-	OpInt80     = 9 // the same by int 0x80, with the registers eax ebx ecx edx esi edi ebp in Call
-	OpFinish    = 8 // the system call in Call, its result to the guest's rax, and resume
+	OpInt80     = 9  // the same by int 0x80, with the registers eax ebx ecx edx esi edi ebp in Call
+	OpFinish    = 8  // the system call in Call, its result to the guest's rax, and resume
+	OpRaise     = 10 // continue at address 0, with all signals blocked but those that instructions raise
 )
 
 // BlockMask is the kernel mask of the agent: everything but the signals that instructions raise

@@ -119,6 +119,8 @@ replied:
 	je exit
 	cmp eax, OPINT80
 	je int80
+	cmp eax, OPRAISE
+	je raise
 	ud2
 
 # The vector was all: tell the server that waits on this context.
@@ -163,10 +165,10 @@ resume:
 	mov dword ptr [rbx+INAGENT], 0
 .globl resume_begin
 resume_begin:
-	mov eax, [rbx+PENDING]		# a signal was put off: everything is blocked
-	or eax, [rbx+SETMASK]
-	jz 3f
-	mov dword ptr [rbx+PENDING], 0
+	cmp dword ptr [rbx+PENDING], 0	# a signal was put off: everything is blocked
+	jne deferred
+	cmp dword ptr [rbx+SETMASK], 0
+	je 3f
 	mov dword ptr [rbx+SETMASK], 0
 	mov edi, 2			# SIG_SETMASK
 	lea rsi, [rbx+MASK]
@@ -197,12 +199,36 @@ resume_begin:
 .globl resume_end
 resume_end:
 
-# Block everything but the signals that instructions raise, then rt_sigreturn from a frame that the
-# supervisor wrote. Blocking keeps a handler from running in between.
-sigreturn:
-	lea rbp, [rip+4f]
+# The supervisor must deliver a signal that was put off before the guest continues.
+deferred:
+	mov dword ptr [rbx+INAGENT], 1
+	mov dword ptr [rbx+KIND], KINDDEFERRED
+	jmp handoff
+
+# Continue at address 0: the signal of that gives the supervisor a full frame. Nothing but a signal
+# that instructions raise may come before.
+raise:
+	lea rbp, [rip+0f]
 	jmp block
-4:	mov dword ptr [rbx+PENDING], 0
+0:	xor eax, eax
+	mov dword ptr [rbx+INAGENT], 0
+.globl raise_jump
+raise_jump:
+	jmp rax
+
+# Block everything, then rt_sigreturn from a frame that the supervisor wrote. Blocking keeps a handler
+# from running in between; in the agent's own handler everything is blocked already.
+sigreturn:
+	cmp dword ptr [rbx+KIND], KINDSIGNAL
+	je 4f
+	mov edi, 2			# SIG_SETMASK
+	lea rsi, [rip+blockall]
+	xor edx, edx
+	mov r10d, 8
+	mov eax, 14			# rt_sigprocmask
+	syscall
+4:	cmp dword ptr [rbx+PENDING], 0
+	jne deferred
 	mov dword ptr [rbx+SETMASK], 0
 	mov rsp, [rbx+FRAME]
 	add rsp, 8
@@ -211,7 +237,7 @@ sigreturn:
 	syscall
 	ud2
 
-# block returns to the address in rbp.
+# Block everything but the signals that instructions raise; block returns to the address in rbp.
 block:
 	mov edi, 2			# SIG_SETMASK
 	lea rsi, [rip+blockmask]
@@ -227,10 +253,10 @@ gate2:
 	mov dword ptr [rbx+INAGENT], 0
 .globl gate2_begin
 gate2_begin:
-	mov eax, [rbx+PENDING]
-	or eax, [rbx+SETMASK]
-	jz 5f
-	mov dword ptr [rbx+PENDING], 0
+	cmp dword ptr [rbx+PENDING], 0
+	jne deferred
+	cmp dword ptr [rbx+SETMASK], 0
+	je 5f
 	mov dword ptr [rbx+SETMASK], 0
 	mov edi, 2			# SIG_SETMASK
 	lea rsi, [rbx+MASK]
@@ -305,6 +331,9 @@ exec:
 	lea rbp, [rip+8f]
 	jmp block
 8:	mov dword ptr [rbx+SETMASK], 1
+	mov rax, -512			# ERESTARTSYS: first the signal that was put off
+	cmp dword ptr [rbx+PENDING], 0
+	jne exec_failed
 	mov rax, [rbx+CALL]
 	mov rdi, [rbx+CALL+8]
 	mov rsi, [rbx+CALL+16]
@@ -319,11 +348,20 @@ exec_failed:
 	mov dword ptr [rbx+KIND], KINDDONE
 	jmp handoff
 
-# The end of a thread: nothing of the context is used once the signals are blocked.
+# The end of a thread. A signal that was put off goes to the process, if it was not for this thread.
 exit:
 	lea rbp, [rip+9f]
 	jmp block
-9:	mov rax, [rbx+CALL]
+9:	cmp dword ptr [rbx+PENDING], 0
+	je 0f
+	cmp dword ptr [rbx+DEFERRED+8], -6	# SI_TKILL
+	je 0f
+	mov edi, [rbx+PID]
+	mov esi, [rbx+DEFERRED]
+	lea rdx, [rbx+DEFERRED]
+	mov eax, 129			# rt_sigqueueinfo
+	syscall
+0:	mov rax, [rbx+CALL]
 	mov rdi, [rbx+CALL+8]
 	mov rsi, [rbx+CALL+16]
 	syscall
@@ -341,18 +379,29 @@ sighandler:
 	mov dword ptr gs:[KIND], KINDSIGNAL
 	jmp handoff
 
-# A signal while the agent works: queue it to this thread again, and return with everything blocked
-# (ucontext.uc_sigmask is at offset 296); resume, gate2 and sigreturn unblock.
+# A signal while the agent works: keep its siginfo, and return with everything blocked (ucontext's
+# uc_sigmask is at offset 296); resume, gate2 and sigreturn have it delivered. So the order of queued
+# signals stays.
 defer:
 	cmp dword ptr [rsi+8], 0		# si_code > 0: raised by the kernel
 	jle 0f
 	cmp edi, 11
 	ja 0f
-	mov eax, 0x9b0			# ILL 4, TRAP 5, BUS 7, FPE 8, SEGV 11: a fault is a defect of the agent
+	mov eax, 0x9b0			# ILL 4, TRAP 5, BUS 7, FPE 8, SEGV 11
 	bt eax, edi
 	jc fault
 0:	mov qword ptr [rdx+296], -1
+	cmp dword ptr gs:[PENDING], 0
+	jne requeue
 	mov dword ptr gs:[PENDING], 1
+	mov rdi, gs:[SELF]
+	add rdi, DEFERRED
+	mov ecx, 16			# sizeof(siginfo_t) / 8
+	rep movsq
+	jmp 1f
+
+# A second one can only be one of those that instructions raise, sent by a process.
+requeue:
 	mov r12d, edi
 	mov r13, rsi
 	mov eax, 39			# getpid
@@ -366,12 +415,28 @@ defer:
 	mov r10, r13
 	mov eax, 297			# rt_tgsigqueueinfo
 	syscall
-	add rsp, 8
+1:	add rsp, 8
 	mov eax, 15			# rt_sigreturn
 	syscall
 	ud2
+
+# A fault is a defect of the agent. None is what a process has sent with such a siginfo: it comes in a
+# system call (rip is at offset 168 of ucontext). None is the trap of a single step: TF (bit 8 of
+# rflags, at offset 176) is cleared until the guest continues.
 fault:
-	mov gs:[FRAME], rsp
+	mov rax, [rdx+168]
+	cmp word ptr [rax-2], 0x050f	# syscall
+	je 0b
+	cmp word ptr [rax], 0x050f	# to be restarted
+	je 0b
+	cmp edi, 5			# SIGTRAP
+	jne 2f
+	cmp dword ptr [rsi+8], 2	# TRAP_TRACE
+	jne 2f
+	and qword ptr [rdx+176], -0x101
+	mov dword ptr gs:[STEPPED], 1
+	jmp 1b
+2:	mov gs:[FRAME], rsp
 	mov dword ptr gs:[KIND], KINDFAULT
 	jmp handoff
 
@@ -418,6 +483,8 @@ gate_next:
 	mov rcx, gs:[NEXT]
 	mov gs:[S], rcx
 	mov gs:[T], rcx
+.globl gate_lookup
+gate_lookup:
 	mov ecx, [rcx*4+TBL]
 .globl gate_jump
 gate_jump:
@@ -463,15 +530,112 @@ gate_opened:
 1:	jmp gate_next
 .globl gate_slow
 gate_slow:
+	cmp rax, 14			# rt_sigprocmask
+	je gate_mask
+.globl gate_handoff
+gate_handoff:
 	mov dword ptr gs:[INAGENT], 1
-	mov dword ptr gs:[KIND], KINDSYSCALL
 	mov eax, r11d
 	add al, 0x7f
 	sahf
 	mov rax, gs:[GATERAX]
+	mov dword ptr gs:[KIND], KINDSYSCALL
 	jmp save
+
+# A system call begins here again, with the guest's registers.
+.globl gate_again
+gate_again:
+	mov dword ptr gs:[INAGENT], 1
+	mov dword ptr gs:[KIND], KINDSYSCALL
+	jmp save
+
+# rt_sigprocmask(how rdi, set rsi, oldset rdx, size r10) without the supervisor. The guest's mask is
+# the kernel's, MASK, with the signals that instructions raise, BLOCKED. The call happens at
+# gate_mask_syscall: before it nothing has changed but *oldset, from then on NEWMASK and NEWBLOCKED
+# hold. Memory that cannot be accessed faults at gate_mask_load or gate_mask_store.
+.globl gate_mask
+gate_mask:
+	cmp dword ptr gs:[HELD], 0
+	jne gate_handoff
+	cmp r10, 8
+	jne gate_handoff
+	cmp edi, 2			# SIG_SETMASK
+	ja gate_handoff
+	mov gs:[G_RDI], rdi
+	mov gs:[G_RSI], rsi
+	mov gs:[G_RDX], rdx
+	mov gs:[G_R10], r10
+	mov gs:[G_R11], r11
+.globl gate_mask_saved
+gate_mask_saved:
+	mov rcx, gs:[MASK]
+	or rcx, gs:[BLOCKED]
+	mov rax, rcx
+	test rsi, rsi
+	jz 2f
+.globl gate_mask_load
+gate_mask_load:
+	mov rax, [rsi]
+	cmp edi, 1			# SIG_UNBLOCK
+	ja 1f
+	je 0f
+	or rax, rcx			# SIG_BLOCK
+	jmp 1f
+0:	not rax
+	and rax, rcx
+1:	and rax, -0x40101		# not SIGKILL and SIGSTOP
+2:	test rdx, rdx
+	jz 3f
+.globl gate_mask_store
+gate_mask_store:
+	mov [rdx], rcx
+3:	mov ecx, eax
+	and ecx, SYNCMASK
+	xor rax, rcx
+	mov gs:[NEWBLOCKED], rcx
+	mov gs:[NEWMASK], rax
+	mov edi, 2			# SIG_SETMASK
+	mov rsi, gs:[SELF]
+	add rsi, NEWMASK
+	xor edx, edx
+	mov eax, 14			# rt_sigprocmask
+.globl gate_mask_syscall
+gate_mask_syscall:
+	syscall
+.globl gate_mask_after
+gate_mask_after:
+	mov rax, gs:[NEWMASK]
+	mov gs:[MASK], rax
+	mov rax, gs:[NEWBLOCKED]
+	mov gs:[BLOCKED], rax
+	mov rdi, gs:[G_RDI]
+	mov rsi, gs:[G_RSI]
+	mov rdx, gs:[G_RDX]
+	mov rax, gs:[G_R11]		# the guest's flags, for r11 as well
+	and r11, -0x8d6
+	movzx ecx, ah
+	and ecx, 0xd5			# SF ZF AF PF CF
+	or r11, rcx
+	movzx ecx, al
+	shl ecx, 11			# OF
+	or r11, rcx
+	add al, 0x7f
+	sahf
+	mov eax, 0
+.globl gate_mask_done
+gate_mask_done:
+	mov rcx, gs:[NEXT]
+	mov gs:[S], rcx
+	mov gs:[T], rcx
+.globl gate_mask_lookup
+gate_mask_lookup:
+	mov ecx, [rcx*4+TBL]
+.globl gate_mask_jump
+gate_mask_jump:
+	jmp rcx
 
 	.balign 8
 second:	.quad 1, 0			# struct timespec: how often a waiting thread looks whether the supervisor lives
 blockmask: .quad BLOCKMASK
+blockall: .quad -1
 	.balign 64

@@ -1,0 +1,114 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/xv/agent/abi"
+)
+
+// fault is an exception of the original program that no instruction of the translation raised.
+type fault struct {
+	info  siginfo
+	words trapWords
+}
+
+// Exceptions (Intel SDM vol. 3, 6.3.1) and bits of a page fault's error code (4.7).
+const (
+	trapUD = 6
+	trapGP = 13
+	trapPF = 14
+
+	pfPresent   = 1
+	pfWrite     = 1 << 1
+	pfUserFetch = 1<<2 | 1<<4
+)
+
+// protection is a general protection fault: SIGSEGV, by the kernel, without an address.
+func protection(err uint64) fault {
+	return fault{info: faultInfo(int(unix.SIGSEGV), siKernel, 0), words: trapWords{trap: trapGP, err: err}}
+}
+
+// raise delivers a fault at the original state regs, in the frame of a signal.
+func (th *thread) raise(f frame, ft fault, regs registers) {
+	ft.words.store(f)
+	th.deliver(f, event{info: ft.info, regs: regs, fault: true})
+}
+
+// raising is an event for a thread that is in no signal. It goes on at address 0, and the signal of that
+// gives the full frame.
+type raising struct {
+	event
+	words trapWords
+}
+
+// raiseLater delivers a fault to a thread that is in no signal.
+func (th *thread) raiseLater(ft fault, regs registers) {
+	th.raiseEvent(raising{event{info: ft.info, regs: regs, fault: true}, ft.words})
+}
+
+func (th *thread) raiseEvent(r raising) {
+	th.raising = &r
+	th.resuming = r.regs
+	th.reply(abi.OpRaise, 0)
+}
+
+// deferred answers a thread whose agent has put off a signal, and now would go on with the guest. The
+// kernel blocks everything.
+func (th *thread) deferred() {
+	si := th.ctx.deferred()
+	th.ctx.setU32(abi.Pending, 0)
+	th.ctx.setU32(abi.SetMask, 1)
+	sig := int(si.signo())
+	if sig < 1 || sig > 64 {
+		th.p.s.fail(th.p, fmt.Errorf("process %d: signal %d was put off: the guest damaged its thread context", th.p.pid, sig))
+		return
+	}
+	if th.p.s.cfg.Trace != nil {
+		th.p.s.trace("%d: signal %d code %d was put off", th.tid, sig, si.code())
+	}
+	if u := th.undo; u != nil && th.guestMask()&bit(sig) != 0 && u.mask&bit(sig) == 0 {
+		th.undo = nil
+		th.setGuestMask(u.mask)
+		th.alt = u.alt
+		th.interrupt(si, u.regs)
+		return
+	}
+	regs := th.resuming
+	switch th.op {
+	case abi.OpSigreturn:
+		f, err := th.frame()
+		switch {
+		case err != nil:
+			th.p.s.fail(th.p, err)
+		case th.isKick(&si):
+			th.enter(f, regs)
+		default:
+			th.deliver(f, event{info: si, regs: regs})
+		}
+		return
+	case abi.OpGate: // has not happened
+		th.done = nil
+		regs.rip -= syscallLen
+		regs.gpr[rax] = th.ctx.u64(abi.GateRAX)
+	default:
+		regs.gpr[rax] = th.ctx.u64(abi.RAX)
+	}
+	th.interrupt(si, regs)
+}
+
+// interrupt delivers a signal that was put off, at the original state regs.
+func (th *thread) interrupt(si siginfo, regs registers) {
+	switch {
+	case th.isKick(&si):
+		th.resumeAt(regs)
+	case th.guestMask()&bit(int(si.signo())) != 0:
+		th.putBack(si)
+		th.resumeAt(regs)
+	default:
+		th.raiseEvent(raising{event: event{info: si, regs: regs}, words: th.trap})
+	}
+}

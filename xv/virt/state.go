@@ -1,0 +1,221 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/xv/agent"
+	"xvrun/xv/agent/abi"
+	"xvrun/xv/translate"
+)
+
+// position tells what kind of place the interrupted thread was at.
+type position uint8
+
+const (
+	atOther    position = iota // no translated instruction
+	atCode                     // in translated code
+	atTable                    // in translated code, at the table lookup of an indirect branch
+	atMiss                     // at address 0: the table has no entry for the target, a jump or return
+	atCallMiss                 // the same for a call; the extra word is still on the stack
+	atStale                    // at an int3 over translated code that is stale
+	atCallEnd                  // in the agent, after a system call of the guest
+	atLookup                   // the same, at the table lookup of the address after it
+	atAccess                   // in the agent, where it accesses the arguments of rt_sigprocmask
+)
+
+// faults reports whether an instruction there may raise a signal that is not a defect of xv.
+func (p position) faults() bool { return p != atOther && p != atCallEnd }
+
+// original returns the state of the original program from which the thread was interrupted.
+func (th *thread) original(f frame) (registers, position, error) {
+	regs := f.registers()
+	rip := regs.rip
+	switch {
+	case rip == 0:
+		regs.rip = th.ctx.u64(abi.T)
+		regs.gpr[rcx] = th.ctx.u64(abi.S)
+		if th.lastWasCall(&regs) {
+			regs.rip -= translate.CallBias
+			regs.gpr[rsp] += 8
+			return regs, atCallMiss, nil
+		}
+		return regs, atMiss, nil
+	case rip >= abi.Cache && rip < abi.CacheEnd:
+		return th.originalInCache(f, regs)
+	case inAgent(rip):
+		return th.originalInAgent(regs)
+	}
+	return regs, atOther, fmt.Errorf("process %d: signal %d at %#x, which is no code of xv", th.p.pid, th.ctx.u32(abi.SigNo), rip)
+}
+
+func inAgent(rip uint64) bool { return rip >= abi.Agent && rip < abi.Agent+abi.AgentSize }
+
+// lastWasCall tells a missed indirect call from a jump or return: T of a call is biased, and the
+// cache address that `call rcx` pushed is a return site of the cache with the original one above.
+func (th *thread) lastWasCall(regs *registers) bool {
+	// What a jump may go to in any case; the bias may have wrapped round.
+	if _, ok := th.p.as.executable(th.ctx.u64(abi.T)); ok {
+		return false
+	}
+	var b [8]byte
+	if th.read(regs.gpr[rsp], b[:]) < 8 {
+		return false
+	}
+	site := binary.LittleEndian.Uint64(b[:])
+	return site >= abi.Cache && site < abi.CacheEnd
+}
+
+func (th *thread) originalInCache(f frame, regs registers) (registers, position, error) {
+	addr := uint32(regs.rip)
+	pos := atCode
+	c := th.p.as.enter()
+	defer th.p.as.exit()
+	space := c.space
+	trapped := unix.Signal(th.ctx.u32(abi.SigNo)) == unix.SIGTRAP && f.reg(frTrap) == trapBP &&
+		addr > abi.Cache && int(addr-abi.Cache) <= len(c.cache.view) && c.cache.view[addr-1-abi.Cache] == 0xcc // not int n
+	if trapped { // after the int3
+		addr--
+		if space.IsStale(addr) {
+			pos = atStale
+		}
+	}
+	rec, ok := space.Recover(addr)
+	if !ok {
+		return regs, atOther, fmt.Errorf("defect of xv: no original state for cache address %#x of process %d", addr, th.p.pid)
+	}
+	if rec.Kind == translate.KindTable {
+		pos = atTable
+	}
+	regs.rip = rec.RIP
+	if trapped && pos != atStale {
+		regs.rip++ // the guest's own int3: the processor points behind it
+	}
+	if rec.RIPFromT {
+		regs.rip = th.ctx.u64(abi.T)
+	}
+	if rec.RCXFromS {
+		regs.gpr[rcx] = th.ctx.u64(abi.S)
+	}
+	regs.gpr[rsp] += uint64(int64(rec.RSPAdd))
+	for _, sv := range rec.Saved {
+		if sv.Slot != 0 {
+			regs.gpr[sv.Reg&15] = th.ctx.u64(int(sv.Slot))
+		}
+	}
+	return regs, pos, nil
+}
+
+// trapBP is the trap number of int3 (#BP).
+const trapBP = 3
+
+func (th *thread) originalInAgent(regs registers) (registers, position, error) {
+	place := agent.PlaceOf(regs.rip)
+	switch place {
+	case agent.AtMiss, agent.AtSpecial:
+		stub := uint32(th.ctx.u64(abi.Stub))
+		rec, ok := th.p.as.enter().space.Recover(stub)
+		th.p.as.exit()
+		if !ok {
+			return regs, atOther, fmt.Errorf("process %d: %#x is no exit stub: the guest damaged its thread context", th.p.pid, stub)
+		}
+		regs.rip = rec.RIP
+		if rec.RCXFromS {
+			regs.gpr[rcx] = th.ctx.u64(abi.S)
+		}
+		regs.gpr[rsp] += uint64(int64(rec.RSPAdd))
+	case agent.AtGate:
+		regs.rip = regs.gpr[rcx] - syscallLen
+	case agent.Raising:
+		regs = th.resuming
+	case agent.BeforeCall, agent.BeforeCallRAX, agent.BeforeCallFlags:
+		if place == agent.BeforeCallFlags {
+			regs.rflags = statusFlags(regs.rflags, regs.gpr[r11])
+		}
+		if place != agent.BeforeCall {
+			regs.gpr[rax] = th.ctx.u64(abi.GateRAX)
+		}
+		regs.rip = th.ctx.u64(abi.Next) - syscallLen
+		th.clobbered(&regs)
+	case agent.BeforeMask, agent.AtMaskAccess:
+		th.savedForMask(&regs)
+		regs.gpr[rax] = th.ctx.u64(abi.GateRAX)
+		regs.rip = th.ctx.u64(abi.Next) - syscallLen
+		th.clobbered(&regs)
+		if place == agent.AtMaskAccess {
+			return regs, atAccess, nil
+		}
+	case agent.AfterMask:
+		th.savedForMask(&regs)
+		th.ctx.setU64(abi.Mask, th.ctx.u64(abi.NewMask))
+		th.ctx.setU64(abi.Blocked, th.ctx.u64(abi.NewBlock))
+		regs.gpr[rax] = 0
+		regs.rip = th.ctx.u64(abi.Next)
+		th.clobbered(&regs)
+	case agent.AfterCall, agent.AtLookup:
+		regs.rip = th.ctx.u64(abi.Next)
+		th.clobbered(&regs)
+		if place == agent.AtLookup {
+			return regs, atLookup, nil
+		}
+		if r := int64(regs.gpr[rax]); openCalls[th.ctx.u64(abi.GateRAX)] && r >= 0 {
+			th.substitute(r)
+		}
+		return regs, atCallEnd, nil
+	case agent.Resuming: // with the result of a system call, if there was one
+		regs = th.resuming
+		regs.gpr[rax] = th.ctx.u64(abi.RAX)
+	case agent.BeforeGate2:
+		regs = th.resuming
+		regs.rip -= syscallLen
+		regs.gpr[rax] = th.ctx.u64(abi.GateRAX)
+		th.done = nil
+	case agent.AfterGate2:
+		result := regs.gpr[rax]
+		regs = th.resuming
+		regs.gpr[rax] = result
+		th.done = nil
+		return regs, atCallEnd, nil
+	case agent.StoredGate2:
+		regs = th.resuming
+		regs.gpr[rax] = th.ctx.u64(abi.Call + callResult)
+		th.done = nil
+		return regs, atCallEnd, nil
+	default:
+		return regs, atOther, fmt.Errorf("defect of xv: signal %d at %#x of the agent in process %d", th.ctx.u32(abi.SigNo), regs.rip, th.p.pid)
+	}
+	return regs, atOther, nil
+}
+
+// clobbered sets what a syscall instruction at rip overwrites. So it is when a system call is restarted,
+// and the agent needs the registers before one, too.
+func (th *thread) clobbered(regs *registers) {
+	regs.gpr[rcx] = th.ctx.u64(abi.Next)
+	regs.gpr[r11] = regs.rflags &^ flagRF
+}
+
+// savedForMask restores the registers that the gate uses in rt_sigprocmask.
+func (th *thread) savedForMask(regs *registers) {
+	for _, r := range [...]int{rdx, rsi, rdi, r10} {
+		regs.gpr[r] = th.ctx.u64(abi.RAX + 8*r)
+	}
+	regs.rflags = statusFlags(regs.rflags, th.ctx.u64(abi.R11))
+}
+
+// syscallLen is the length of a syscall instruction.
+const syscallLen = 2
+
+// statusFlags rebuilds the flags that the gate keeps in r11: SF ZF AF PF CF as lahf gives them in
+// bits 8-15, OF in bit 0.
+func statusFlags(flags, image uint64) uint64 {
+	const low, of = 0xd5, 1 << 11
+	flags = flags&^(low|of) | image>>8&low
+	if image&1 != 0 {
+		flags |= of
+	}
+	return flags
+}

@@ -1,0 +1,72 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"golang.org/x/sys/unix"
+
+	"xvrun/xv/agent"
+	"xvrun/xv/agent/abi"
+)
+
+// Single steps: a guest that sets TF gets a SIGTRAP after each instruction. The processor's own TF stays
+// set in translated code; a trap counts when it comes at the start of the translation of an original
+// instruction. The agent clears TF while it works (Stepped).
+
+// Trap number of #DB, and the si_code of a single step (sigaction(2)).
+const (
+	trapDB    = 1
+	trapTRACE = 2
+)
+
+// isStep reports whether the signal is the trap of a single step.
+func isStep(f frame, si *siginfo) bool {
+	return unix.Signal(si.signo()) == unix.SIGTRAP && si.code() == trapTRACE && f.reg(frTrap) == trapDB
+}
+
+// stepTrap handles the trap of a single step. It reports false if the guest has done an instruction: the
+// event is its SIGTRAP.
+func (th *thread) stepTrap(f frame, pos position, ev *event) bool {
+	rip := f.reg(frRIP)
+	switch {
+	case rip == 0: // a branch is done, and has missed
+	case agent.PlaceOf(rip) == agent.Resuming:
+		if !th.arrived {
+			th.returnTo(f, ev.regs)
+			return true
+		}
+	case inAgent(rip):
+		// The kernel returns from a system call by iret, and the first trap comes an instruction later.
+		th.skipStep = th.skipStep || pos == atCallEnd
+		th.stepOn(f)
+		return true
+	default:
+		c := th.p.as.enter()
+		starts := c.space.Starts(uint32(rip))
+		th.p.as.exit()
+		if !starts || th.skipStep {
+			th.skipStep = th.skipStep && !starts
+			th.stepOn(f)
+			return true
+		}
+	}
+	th.arrived = false
+	ev.fault = true
+	return false
+}
+
+// stepOn lets the thread go on where it was interrupted.
+func (th *thread) stepOn(f frame) {
+	th.reply(abi.OpSigreturn, 0)
+}
+
+// stepped takes note that the guest was in single steps when it entered the agent by a request of the
+// given kind. A branch or an instruction that is emulated is done when the thread goes on.
+func (th *thread) stepped(kind uint32) {
+	on := th.ctx.u32(abi.Stepped) != 0
+	if on {
+		th.ctx.setU32(abi.Stepped, 0)
+		th.ctx.setU64(abi.RFLAGS, th.ctx.u64(abi.RFLAGS)|flagTF)
+	}
+	th.arrived = on && (kind == abi.KindMiss || kind == abi.KindSpecial)
+}
