@@ -64,6 +64,11 @@ var guests = []guest{
 	{src: "c/limits.c", kinds: glibc},
 	{src: "c/faults.c", kinds: glibc, runs: []run{{name: "main"}, {name: "altstack", args: []string{"x"}}}},
 	{src: "c/sigstack.c", kinds: glibc},
+	{src: "c/sigframe.c", kinds: glibc},
+	{src: "c/sigqueue.c", kinds: glibc},
+	{src: "c/stepping.c", kinds: glibc},
+	{src: "c/anywhere.c"},
+	{src: "c/storm.c", kinds: glibc},
 	{src: "c/async.c", kinds: glibc, runs: []run{{timeout: 2 * time.Minute}}},
 	{src: "c/procs.c", kinds: glibc},
 	{src: "c/pthreads.c", kinds: glibc, runs: []run{{exit: 17}}},
@@ -88,6 +93,7 @@ func TestSoak(t *testing.T) {
 	harness.NeedSoak(t)
 	runGuests(t, []guest{
 		{src: "go/stress.go", runs: []run{{args: []string{"120"}, timeout: 5 * time.Minute}}},
+		{src: "c/storm.c", runs: []run{{args: []string{"1000000"}, timeout: 10 * time.Minute}}},
 		{src: "c/async.c", runs: []run{{args: []string{"30000"}, timeout: 10 * time.Minute}}},
 	})
 }

@@ -12,8 +12,8 @@
 	.text
 _start:
 	mov %rsp, %r12
-	# A stack that ends right under the pushed return address: native code
-	# needs 8 bytes here.
+	# A stack that ends right under the pushed return address, or the word
+	# below: native code needs 8 bytes here.
 	mov $9, %eax			# mmap two pages
 	xor %edi, %edi
 	mov $8192, %esi
@@ -30,6 +30,13 @@ _start:
 	syscall
 	lea 4096+16(%rbx), %rsp
 	call leaf
+	cmp $42, %eax
+	jne bad
+	lea 4096+8(%rbx), %rsp
+	call leaf
+	lea 4096+8(%rbx), %rsp
+	lea leaf(%rip), %rdx
+	call *%rdx
 	cmp $42, %eax
 	jne bad
 	mov %r12, %rsp
