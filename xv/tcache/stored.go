@@ -316,8 +316,8 @@ func (s *Space) restore(entry uint64, rec []byte) bool {
 	reg.Blocks = rd.blocks(entry, &h.arena, frag)
 	w.relocs = rd.relocs(w.relocs[:0])
 	rd.exits(entry, frag)
-	moves := translate.Moves{Lo: relative(rd.header[recLo]), Hi: relative(rd.header[recHi])}
-	if rd.bad || max(frag.JumpEntry, frag.CallEntry, frag.DirectCallEntry) >= uint32(len(rd.code)) || !moves.To(entry) {
+	moves := translate.Moves{Lo: entry + relative(rd.header[recLo]), Hi: entry + relative(rd.header[recHi])}
+	if rd.bad || max(frag.JumpEntry, frag.CallEntry, frag.DirectCallEntry) >= uint32(len(rd.code)) || moves.Lo > moves.Hi || !moves.To(0) {
 		return false
 	}
 	for i := range reg.Blocks {

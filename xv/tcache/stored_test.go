@@ -198,6 +198,18 @@ func TestRestoreRefuses(t *testing.T) {
 	}
 }
 
+// The code of far addresses takes other instructions.
+func TestRestoreFar(t *testing.T) {
+	im := libc(t)
+	far := im.at(im.lo + 1<<40)
+	r := New(testConfig(far, 1<<20))
+	for _, sv := range busy(t, im).saveAll(im) {
+		if r.restoreOne(far, sv.entry+1<<40, sv.record) {
+			t.Fatalf("%#x restored at %#x", sv.entry, sv.entry+1<<40)
+		}
+	}
+}
+
 // Records with damage are refused, or restore something that does no harm to the supervisor.
 func TestRestoreDamaged(t *testing.T) {
 	im := libc(t)
