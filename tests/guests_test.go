@@ -79,6 +79,7 @@ var guests = []guest{
 	{src: "c/poll.c", kinds: harness.AllKinds},
 	{src: "c/jit.c", kinds: harness.AllKinds},
 	{src: "c/writers.c", kinds: glibc},
+	{src: "c/hints.c", kinds: glibc},
 	{src: "c/membarrier.c", kinds: harness.AllKinds},
 	{src: "c/dlopen.c", kinds: []harness.Kind{harness.NoPIE, harness.PIE}, flags: []string{"-ldl"}, runs: []run{{name: "few"}, {name: "many", args: []string{"x"}}}},
 	{src: "cc/unwind.cc", kinds: glibc, flags: []string{"-fnon-call-exceptions"}, runs: []run{{signal: syscall.SIGABRT}}},

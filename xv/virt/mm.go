@@ -204,6 +204,11 @@ func (th *thread) place(k call, lo, hi, prot, flags uint64) (r int64, done bool)
 	anonymous := flags&unix.MAP_ANONYMOUS != 0
 	image := !anonymous && flags&unix.MAP_PRIVATE != 0 && (prot&unix.PROT_EXEC != 0 || th.isELF(k.args[4]))
 	reservation := anonymous && prot == unix.PROT_NONE
+	if reservation && meant(lo) && !th.p.as.reserved(lo, hi) {
+		if r, ok := th.placeAt(k, lo); ok {
+			return r, true
+		}
+	}
 	switch {
 	case flags&unix.MAP_32BIT != 0, image, prot&unix.PROT_EXEC != 0 && size <= maxNearMapping:
 		if r, ok := th.placeIn(k, lo, size, abi.NearStart, abi.NearHalf); ok {
@@ -224,6 +229,19 @@ func (th *thread) place(k call, lo, hi, prot, flags uint64) (r int64, done bool)
 	return 0, false
 }
 
+// meant reports whether a hint for a reservation is honoured, as the kernel does if the place is free. A garbage collector with
+// coloured pointers needs its memory at round addresses. Engines that generate code take random ones, which are not
+// better than ours: above abi.FarEnd no tables cover code.
+func meant(hint uint64) bool { return hint != 0 && (hint < abi.FarEnd || hint%(1<<40) == 0) }
+
+// placeAt does the mmap k at an address if it is free.
+func (th *thread) placeAt(k call, addr uint64) (int64, bool) {
+	k.args[0] = addr
+	k.args[3] |= unix.MAP_FIXED_NOREPLACE
+	r := th.remote(k)[0]
+	return r, r != -int64(unix.EEXIST)
+}
+
 // farStart is where the memory begins that code may be generated into outside the near zone. The
 // tables of [farStart, abi.FarEnd) are above 2^45, out of the way of what a guest maps at fixed low
 // addresses.
@@ -231,11 +249,9 @@ const farStart = 1 << 43
 
 // placeIn does the mmap k at a free address of [lo, hi), at hint if possible.
 func (th *thread) placeIn(k call, hint, size, lo, hi uint64) (int64, bool) {
-	k.args[3] |= unix.MAP_FIXED_NOREPLACE
 	k.args[3] &^= unix.MAP_32BIT
 	if hint >= lo && hint+size <= hi && hint != 0 {
-		k.args[0] = hint
-		if r := th.remote(k)[0]; r != -int64(unix.EEXIST) {
+		if r, ok := th.placeAt(k, hint); ok {
 			return r, true
 		}
 	}
@@ -251,8 +267,7 @@ func (th *thread) placeIn(k call, hint, size, lo, hi uint64) (int64, bool) {
 		if !ok {
 			return 0, false
 		}
-		k.args[0] = addr
-		if r := th.remote(k)[0]; r != -int64(unix.EEXIST) {
+		if r, ok := th.placeAt(k, addr); ok {
 			return r, true
 		}
 	}
