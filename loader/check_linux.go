@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 )
 
@@ -159,6 +160,12 @@ func (o Origin) open(name string) (*os.File, *Error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
+// ownMounts names the mount namespace of this process.
+var ownMounts = sync.OnceValue(func() string {
+	mounts, _ := os.Readlink("/proc/self/ns/mnt")
+	return mounts
+})
+
 // locate turns a name of the origin into one for this process. Names below
 // /proc/self and /dev/fd mean another process here than there.
 func (o Origin) locate(name string) string {
@@ -177,7 +184,10 @@ func (o Origin) locate(name string) string {
 		}
 	}
 	if strings.HasPrefix(name, "/") {
-		if root, err := os.Readlink(proc + "/root"); err != nil || root == "/" {
+		// An absolute symbolic link in there leads astray: what isn't found is left to the kernel.
+		root, err := os.Readlink(proc + "/root")
+		mounts, _ := os.Readlink(proc + "/ns/mnt")
+		if err != nil || root == "/" && mounts == ownMounts() {
 			return name
 		}
 		return proc + "/root" + name

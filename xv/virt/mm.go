@@ -148,6 +148,10 @@ func (th *thread) mmap(regs *registers) {
 		th.result(regs, -int64(unix.ENOMEM))
 		return
 	}
+	if as.refusesGain(0, 0, prot) {
+		th.result(regs, -int64(unix.EACCES))
+		return
+	}
 	if as.lockNew.Load() {
 		k.args[3] |= unix.MAP_LOCKED
 	}
@@ -361,6 +365,10 @@ func (th *thread) mprotect(regs *registers) {
 		return
 	}
 	prot := th.p.as.guestProt(a[2])
+	if th.p.as.refusesGain(lo, hi, prot) {
+		th.result(regs, -int64(unix.EACCES))
+		return
+	}
 	k.args[2] = kernelProt(prot)
 	th.loseCode(lo, hi)
 	if prot&unix.PROT_EXEC == 0 {

@@ -50,9 +50,22 @@ func (th *thread) archPrctl(regs *registers) {
 // prSetSyscallUserDispatch is PR_SET_SYSCALL_USER_DISPATCH.
 const prSetSyscallUserDispatch = 59
 
+// Codes of PR_SET_MDWE.
+const (
+	prSetMDWE     = 65
+	mdweRefuse    = 1 // PR_MDWE_REFUSE_EXEC_GAIN
+	mdweNoInherit = 2 // PR_MDWE_NO_INHERIT
+)
+
 func (th *thread) prctl(regs *registers) {
 	a := th.args(regs)
 	switch a[0] {
+	case prSetMDWE:
+		r := th.remote(call{unix.SYS_PRCTL, a})[0]
+		if r == 0 {
+			th.p.as.mdwe.Store(uint32(a[1]))
+		}
+		th.result(regs, r)
 	case unix.PR_SET_SECCOMP, prSetSyscallUserDispatch: // would hit the agent's system calls
 		th.result(regs, -int64(unix.EINVAL))
 	case unix.PR_SET_DUMPABLE: // would shut the supervisor out of the memory
@@ -92,4 +105,32 @@ func (th *thread) personality(regs *registers) {
 		}
 	}
 	th.result(regs, r)
+}
+
+// inheritMDWE is called when a process with the address space from has forked or executed (PR_SET_MDWE(2const)).
+func (as *addressSpace) inheritMDWE(from *addressSpace) {
+	if m := from.mdwe.Load(); m&mdweNoInherit == 0 {
+		as.mdwe.Store(m)
+	}
+}
+
+// refusesGain reports whether the guest has forbidden itself to make [lo, hi) executable, or mappings that
+// are writable too. The kernel doesn't see that they would be executable.
+func (as *addressSpace) refusesGain(lo, hi, prot uint64) bool {
+	if as.mdwe.Load()&mdweRefuse == 0 || prot&unix.PROT_EXEC == 0 {
+		return false
+	}
+	if prot&unix.PROT_WRITE != 0 {
+		return true
+	}
+	as.rangesMu.RLock()
+	defer as.rangesMu.RUnlock()
+	for at := lo; at < hi; {
+		r, ok := as.ranges.find(at)
+		if !ok {
+			return true
+		}
+		at = r.hi
+	}
+	return false
 }

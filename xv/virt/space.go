@@ -33,6 +33,7 @@ type addressSpace struct {
 	aliases   map[uint64][]uint64 // of a protected page: the pages of code that it is another mapping of
 	files     atomic.Bool         // a file was mapped shared, to write or to execute
 	lockNew   atomic.Bool         // what is mapped is locked (mlockall(2))
+	mdwe      atomic.Uint32       // what it must not make executable (PR_SET_MDWE(2const))
 	readExec  atomic.Bool         // what the guest maps readable it may execute (personality(2))
 	nearNext  uint64              // where the search for free near addresses goes on
 
@@ -65,6 +66,7 @@ func (as *addressSpace) fork() *addressSpace {
 	}
 	code.users.Add(1)
 	child.users.Store(1)
+	child.inheritMDWE(as)
 	child.readExec.Store(as.readExec.Load())
 	child.files.Store(as.files.Load())
 	return child

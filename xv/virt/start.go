@@ -99,6 +99,9 @@ func (th *thread) inject(tid int) error {
 	if err := unix.PtraceGetRegs(tid, &regs); err != nil {
 		return fmt.Errorf("PTRACE_GETREGS: %w", err)
 	}
+	if regs.Cs != userCS {
+		return errors.New("it is a 32-bit program, which can't be translated")
+	}
 	entry, stack := regs.Rip, regs.Rsp
 	in := injector{tid: tid, regs: regs}
 	if err := in.begin(); err != nil {
@@ -479,6 +482,7 @@ func (th *thread) executed(next *thread, tid int) error {
 	old := p.as
 	p.as, p.actions = next.p.as, p.actions.afterExec()
 	p.undumpable.Store(false)
+	p.as.inheritMDWE(old)
 	delete(next.p.threads, next)
 	next.p = p
 	p.threads[next] = struct{}{}

@@ -7,6 +7,12 @@
 #include <sys/personality.h>
 #include <sys/prctl.h>
 
+#ifndef PR_SET_MDWE
+#define PR_SET_MDWE 65
+#define PR_GET_MDWE 66
+#define PR_MDWE_REFUSE_EXEC_GAIN 1
+#endif
+
 static char text[1 << 16];
 static char self[PATH_MAX];
 
@@ -273,6 +279,30 @@ static void control(char *argv0)
 	}
 	CHECK(waitpid(pid, &status, 0) == pid && status == 0);
 	CHECK(prctl(PR_SET_DUMPABLE, 1) == 0 && prctl(PR_GET_DUMPABLE) == 1);
+	// Memory that may not become executable.
+	fflush(stdout);
+	pid = fork();
+	if (pid == 0) {
+		mprotect(code, 4096, PROT_READ | PROT_EXEC);
+		if (prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0) == 0) {
+			CHECK(prctl(PR_GET_MDWE, 0, 0, 0, 0) == PR_MDWE_REFUSE_EXEC_GAIN);
+			CHECK(mmap(NULL, 4096, PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED && errno == EACCES);
+			CHECK(mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED);
+			void *data = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+			CHECK(mprotect(data, 4096, PROT_READ | PROT_EXEC) == -1 && errno == EACCES);
+			CHECK(mprotect(code, 4096, PROT_EXEC) == 0 && mprotect(code, 4096, PROT_READ | PROT_WRITE | PROT_EXEC) == -1);
+			CHECK(mprotect(code, 4096, PROT_READ) == 0 && mprotect(code, 4096, PROT_READ | PROT_EXEC) == -1);
+			fflush(stdout);
+			if (fork() == 0) {
+				CHECK(mprotect(data, 4096, PROT_READ | PROT_EXEC) == -1);
+				execl(argv0, argv0, "refused", NULL);
+			}
+			CHECK(wait(&status) > 0 && status == 0);
+		}
+		fflush(stdout);
+		_exit(failures);
+	}
+	CHECK(waitpid(pid, &status, 0) == pid && status == 0);
 	// A signal when the parent dies.
 	int done[2];
 	CHECK(pipe(done) == 0);
@@ -309,6 +339,11 @@ int main(int argc, char **argv)
 	if (argc > 1 && !strcmp(argv[1], "wait")) {
 		char c = 0;
 		return !(write(10, &c, 1) == 1 && read(11, &c, 1) == 1);
+	}
+	if (argc > 1 && !strcmp(argv[1], "refused")) {
+		CHECK(prctl(PR_GET_MDWE, 0, 0, 0, 0) == PR_MDWE_REFUSE_EXEC_GAIN);
+		CHECK(mmap(NULL, 4096, PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED && errno == EACCES);
+		DONE();
 	}
 	if (argc > 1) {
 		CHECK(prctl(PR_GET_DUMPABLE) == 1 && prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1);
