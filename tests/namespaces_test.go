@@ -23,8 +23,7 @@ func TestNamespaces(t *testing.T) {
 		{"user", "-r", some + `id -u`},
 		{"user-pid", "-r --fork --pid --mount-proc", some + `kill -9 1; trap 'echo caught' TERM; kill $$; setsid sh -c 'sleep 0.05; exit 4' & wait $!; echo $?`},
 		{"network", "-r -n -i -u", some + `echo $(ls /sys/class/net | wc -l)`},
-		{"no-proc", "-r -m", `umount -l /proc; ` + some},
-		{"other-proc", "-r -m", `mount -t tmpfs x /proc; ` + some},
+		{"no-proc", "-r -m", `mount -t tmpfs x /proc; ` + some},
 		{"all", "-r -m -p -f -i -n -u", `mount -t proc x /proc; ` + some + `unshare -r --fork --pid --mount-proc sh -c 'echo $$; true | cat'`},
 		{"chroot", "-r", `chroot root /limits started; cd root; chroot . /limits started | head -1`},
 		{"pivot-root", "-r -m", `mount --bind root root && cd root && mkdir old && pivot_root . old && /limits started && exec /limits started`},
@@ -40,6 +39,28 @@ func TestNamespaces(t *testing.T) {
 				Argv:  append(append([]string{unshare}, flags...), sh, "-c", c.script),
 				Files: []harness.File{{Name: "root/limits", Data: string(static), Mode: 0o755}},
 			}, Exit: 0})
+		})
+	}
+}
+
+// TestNoProc starts xvrun where /proc isn't that of its processes.
+func TestNoProc(t *testing.T) {
+	harness.NeedXvrun(t)
+	unshare, sh := harness.Tool(t, "unshare"), harness.Tool(t, "bash")
+	for name, argv := range map[string][]string{
+		"none":  {unshare, "-r", "-m", sh, "-c", `mount -t tmpfs x /proc; "$0" true`, harness.Xvrun(t)},
+		"other": {unshare, "-r", "--fork", "--pid", harness.Xvrun(t), "true"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if out, err := exec.Command(unshare, "-r", "-m", "--fork", "--pid", "true").CombinedOutput(); err != nil {
+				t.Skipf("unshare: %v %s", err, out)
+			}
+			res := harness.RunArgv(t, argv, harness.Spec{})
+			if text := string(res.Stderr); res.Err != nil || res.Status.ExitStatus() != 125 ||
+				!strings.HasPrefix(text, "xvrun: /proc must be") || strings.Count(text, "\n") != 1 {
+				t.Errorf("%v, %s, stderr %q", res.Err, harness.StatusString(res.Status), text)
+			}
 		})
 	}
 }

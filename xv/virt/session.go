@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -83,6 +84,10 @@ func Start(cfg *Config) (*Session, error) {
 
 // open makes the shared memory and starts the servers.
 func (s *Session) open() error {
+	// Guests are looked at and reached by /proc.
+	if self, err := os.Readlink("/proc/self"); err != nil || self != strconv.Itoa(os.Getpid()) {
+		return errors.New("/proc must be the proc file system of xv's own PID namespace (mount -t proc proc /proc)")
+	}
 	var err error
 	if s.store, err = store.Open(s.cfg.StoreDir); err != nil {
 		s.trace("translations are not kept: %v", err)
