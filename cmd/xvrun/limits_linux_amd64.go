@@ -13,10 +13,10 @@ import (
 	"xvrun/xv"
 )
 
-// Resources of getrlimit(2) that package syscall doesn't name.
+// What package syscall doesn't name (getrlimit(2)).
 const (
-	rlimitCount = 16
 	rlimitNproc = 6
+	infinite    = ^uint64(0) // RLIM_INFINITY
 )
 
 // need is what xvrun takes of a resource itself.
@@ -34,17 +34,25 @@ var needs = []need{
 	{syscall.RLIMIT_CPU, 1, "the processor time (ulimit -t) is 0"},
 }
 
-// limits returns the resource limits that xvrun was started with, for the program, and lifts those that
-// xvrun would meet itself. The error says which of them xvrun may not lift far enough.
+// lifted are those that package inherited has lifted already.
+var lifted = []int{syscall.RLIMIT_AS, syscall.RLIMIT_DATA, rlimitNproc}
+
+// limits lifts the resource limits that xvrun would meet itself, and returns them as they were, for the
+// program. The error says which of them xvrun may not lift far enough.
 func limits() ([]xv.Limit, error) {
 	var list []xv.Limit
-	for r := range rlimitCount {
-		if l, ok := inherited.Limit(r); ok {
-			list = append(list, xv.Limit{Resource: r, Soft: l.Cur, Hard: l.Max})
+	restore := func(resource int) (finite bool) {
+		l, ok := inherited.Limit(resource)
+		if ok && l.Cur != infinite {
+			list = append(list, xv.Limit{Resource: resource, Soft: l.Cur, Hard: l.Max})
 		}
+		return !ok || l.Cur != infinite
+	}
+	for _, r := range lifted {
+		restore(r)
 	}
 	for _, n := range needs {
-		if highest := raiseLimit(n.resource); highest < n.min {
+		if restore(n.resource) && raiseLimit(n.resource) < n.min {
 			return nil, fmt.Errorf("the hard limit of %s, which xvrun needs itself", n.name)
 		}
 	}
@@ -56,7 +64,7 @@ func limits() ([]xv.Limit, error) {
 func raiseLimit(resource int) uint64 {
 	var now syscall.Rlimit
 	syscall.Getrlimit(resource, &now)
-	for _, to := range []uint64{^uint64(0), max(now.Max, 4096), now.Max} {
+	for _, to := range []uint64{infinite, max(now.Max, 4096), now.Max} {
 		if syscall.Setrlimit(resource, &syscall.Rlimit{Cur: to, Max: to}) == nil {
 			return to
 		}

@@ -40,13 +40,14 @@ const (
 	mmBrk       = 5
 )
 
-// describeImage tells the kernel where the images are now, and that the auxiliary vector has changed, for
-// /proc/PID/stat and auxv, and moves the program break if it is low (prctl(PR_SET_MM, PR_SET_MM_MAP), which
-// needs no privilege). Kernels without CONFIG_CHECKPOINT_RESTORE refuse, and all this stays as it was.
-func (th *thread) describeImage(plan *loader.Layout, view *loader.StackView) error {
+// describeImage is the call that tells the kernel where the images are now, and that the auxiliary vector
+// has changed, for /proc/PID/stat and auxv, and that moves the program break if it is low (prctl(PR_SET_MM,
+// PR_SET_MM_MAP), which needs no privilege). Kernels without CONFIG_CHECKPOINT_RESTORE refuse, and all this
+// stays as it was. Its argument is in the scratch memory.
+func (th *thread) describeImage(plan *loader.Layout, view *loader.StackView) (call, error) {
 	words, err := th.memoryMap()
 	if err != nil {
-		return err
+		return call{}, err
 	}
 	for _, i := range []int{mmStartCode, mmStartData} {
 		words[i], _ = plan.Translate(words[i])
@@ -67,9 +68,8 @@ func (th *thread) describeImage(plan *loader.Layout, view *loader.StackView) err
 	b = binary.LittleEndian.AppendUint32(b, uint32(view.AuxSize()))
 	b = binary.LittleEndian.AppendUint32(b, ^uint32(0)) // exe_fd: unchanged
 	copy(th.ctx.scratch(), b)
-	r := th.remote(call{unix.SYS_PRCTL, [6]uint64{unix.PR_SET_MM, prSetMMMap, th.ctx.scratchAddr(), uint64(len(b)), 0}})[0]
-	th.p.s.trace("%d: program break at %#x: %d", th.tid, words[mmBrk], r)
-	return nil
+	th.p.s.trace("%d: program break at %#x", th.tid, words[mmBrk])
+	return call{unix.SYS_PRCTL, [6]uint64{unix.PR_SET_MM, prSetMMMap, th.ctx.scratchAddr(), uint64(len(b)), 0}}, nil
 }
 
 // memoryMap reads the numbers of struct prctl_mm_map from /proc/PID/stat.

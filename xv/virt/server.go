@@ -301,10 +301,12 @@ func (th *thread) remote(calls ...call) []int64 {
 }
 
 // remoteErr is remote for calls that must succeed together: the error names the first that failed.
-func (th *thread) remoteErr(calls ...call) error {
-	for i, r := range th.remote(calls...) {
-		if r < 0 && r > -4096 {
-			return fmt.Errorf("%s%x: %w", systemCallName(calls[i].nr), calls[i].args, unix.Errno(-r))
+func (th *thread) remoteErr(calls ...call) error { return firstError(calls, th.remote(calls...)) }
+
+func firstError(calls []call, results []int64) error {
+	for i, k := range calls {
+		if r := results[i]; failed(r) {
+			return fmt.Errorf("%s%x: %w", systemCallName(k.nr), k.args, unix.Errno(-r))
 		}
 	}
 	return nil

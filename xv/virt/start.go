@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -105,6 +107,9 @@ func (th *thread) inject(tid int) error {
 	entry, stack := regs.Rip, regs.Rsp
 	in := injector{tid: tid, regs: regs}
 	if err := in.begin(); err != nil {
+		return err
+	}
+	if err := th.clearReadImpliesExec(&in); err != nil {
 		return err
 	}
 	err := mapParts(&in, borrower{th.p.pid, tid}, []mapping{
@@ -292,22 +297,20 @@ func (th *thread) buildImage(entry *uint64, stack uint64) error {
 		// Only the part that exists: the stack grows with the protection of its lowest page.
 		calls = append(calls, call{unix.SYS_MPROTECT, [6]uint64{plan.Stack.Start, plan.Stack.Len(), unix.PROT_READ | unix.PROT_WRITE | unix.PROT_GROWSDOWN}})
 	}
-	if err := th.clearReadImpliesExec(); err != nil {
-		return err
-	}
-	calls = append(calls, call{unix.SYS_SIGALTSTACK, [6]uint64{th.ctx.addr + abi.SigStack, 0}})
-	if err := th.remoteErr(calls...); err != nil {
-		return err
-	}
-	if err := th.installFaultHandlers(); err != nil {
-		return err
-	}
 	for _, patch := range plan.Patches {
 		if !th.write(view.At(patch), le64(patch.Value)) {
 			return fmt.Errorf("writing the auxiliary vector at %#x", view.At(patch))
 		}
 	}
-	if err := th.describeImage(plan, view); err != nil {
+	describe, err := th.describeImage(plan, view)
+	if err != nil {
+		return err
+	}
+	calls = append(calls, call{unix.SYS_SIGALTSTACK, [6]uint64{th.ctx.addr + abi.SigStack, 0}})
+	if err := firstError(calls, th.remote(append(calls, describe)...)); err != nil {
+		return err
+	}
+	if err := th.installFaultHandlers(); err != nil {
 		return err
 	}
 	for _, m := range plan.Moves {
@@ -334,14 +337,22 @@ func (th *thread) buildImage(entry *uint64, stack uint64) error {
 const readImpliesExec = 0x0400000
 
 // clearReadImpliesExec takes the flag from the kernel, which would make original code executable, and
-// keeps it for the guest.
-func (th *thread) clearReadImpliesExec() error {
-	r := th.remote(call{unix.SYS_PERSONALITY, [6]uint64{0xffffffff}})[0]
-	if r < 0 || r&readImpliesExec == 0 {
-		return nil
+// keeps it for the guest. Old kernels set it for programs without PT_GNU_STACK.
+func (th *thread) clearReadImpliesExec(c caller) error {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/personality", th.tid))
+	if err != nil {
+		return err
+	}
+	flags, err := strconv.ParseUint(strings.TrimSpace(string(text)), 16, 32)
+	if err != nil || flags&readImpliesExec == 0 {
+		return err
 	}
 	th.p.as.readExec.Store(true)
-	return th.remoteErr(call{unix.SYS_PERSONALITY, [6]uint64{uint64(r) &^ readImpliesExec}})
+	r, err := c.perform(call{unix.SYS_PERSONALITY, [6]uint64{flags &^ readImpliesExec}})
+	if err == nil && failed(r[0]) {
+		err = fmt.Errorf("personality: %w", unix.Errno(-r[0]))
+	}
+	return err
 }
 
 // withoutOurs leaves out what inject mapped.
