@@ -68,6 +68,8 @@ var guests = []guest{
 	{src: "c/sigqueue.c", kinds: glibc},
 	{src: "c/stepping.c", kinds: glibc},
 	{src: "c/anywhere.c"},
+	{src: "c/sequences.c"},
+	{src: "c/sigmasks.c", kinds: harness.AllKinds},
 	{src: "c/storm.c", kinds: glibc},
 	{src: "c/async.c", kinds: glibc, runs: []run{{timeout: 2 * time.Minute}}},
 	{src: "c/procs.c", kinds: glibc},
@@ -93,7 +95,7 @@ func TestGuests(t *testing.T) { runGuests(t, guests) }
 func TestSoak(t *testing.T) {
 	harness.NeedSoak(t)
 	runGuests(t, []guest{
-		{src: "go/stress.go", runs: []run{{args: []string{"120"}, timeout: 5 * time.Minute}}},
+		{src: "go/stress.go", runs: []run{{args: []string{"120"}, env: []string{"GOMAXPROCS=2"}, timeout: 5 * time.Minute}}},
 		{src: "c/storm.c", runs: []run{{args: []string{"1000000"}, timeout: 10 * time.Minute}}},
 		{src: "c/async.c", runs: []run{{args: []string{"30000"}, timeout: 10 * time.Minute}}},
 	})

@@ -5,10 +5,12 @@ package virt
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"xvrun/loader"
 	"xvrun/xv/agent/abi"
 	"xvrun/xv/tcache"
 	"xvrun/xv/translate"
@@ -138,18 +140,25 @@ func (th *thread) fetchFault(addr uint64, err error) fault {
 	if errors.As(err, &d) && len(d.Bytes) > 0 && !errors.Is(d.Err, x86.ErrTruncated) {
 		return fault{info: faultInfo(int(unix.SIGILL), illOPN, addr), words: trapWords{trap: trapUD}}
 	}
-	if th.mapped(addr) {
-		return fault{info: faultInfo(int(unix.SIGSEGV), segvACCERR, addr), words: trapWords{trapPF, pfUserFetch | pfPresent, addr}}
+	if d != nil { // the instruction goes on where nothing can be executed
+		addr += uint64(len(d.Bytes))
 	}
 	ft := fault{info: faultInfo(int(unix.SIGSEGV), segvMAPERR, addr), words: trapWords{trapPF, pfUserFetch, addr}}
+	var b [1]byte
+	if th.mapped(addr) {
+		ft.info = faultInfo(int(unix.SIGSEGV), segvACCERR, addr)
+		if th.read(addr, b[:]) == 1 {
+			ft.words.err |= pfPresent
+		}
+	}
 	if addr > userLimit { // the kernel doesn't say which of its own addresses are mapped
 		ft.words.err |= pfPresent
 	}
 	return ft
 }
 
-// mapped reports whether there is readable memory at addr.
+// mapped reports whether there is memory of the guest at addr, whatever its protection.
 func (th *thread) mapped(addr uint64) bool {
-	var b [1]byte
-	return th.read(addr, b[:]) == 1
+	vmas, err := th.maps()
+	return err == nil && slices.ContainsFunc(vmas, func(v loader.VMA) bool { return v.Contains(addr) && !isOurs(v) })
 }

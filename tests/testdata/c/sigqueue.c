@@ -4,7 +4,6 @@
 #include "guest.h"
 #include <poll.h>
 #include <pthread.h>
-#include <setjmp.h>
 #include <sys/signalfd.h>
 #include <sys/time.h>
 #include <ucontext.h>
@@ -28,6 +27,8 @@ static void on_rt(int sig, siginfo_t *si, void *ctx)
 }
 
 static void nothing(int sig, siginfo_t *si, void *ctx) { (void)sig; (void)si; (void)ctx; }
+
+static void *idle(void *arg) { return arg; }
 
 // queue_thread queues a value to the first thread of a process.
 static long queue_thread(pid_t pid, int sig, int value)
@@ -75,6 +76,26 @@ static void order(int count)
 				break;
 			case 5: // in a handler
 				raise(SIGUSR1);
+				break;
+			case 6: { // in another process
+				pid_t pid = fork();
+				if (pid == 0)
+					_exit(0);
+				while (waitpid(pid, NULL, 0) == -1 && errno == EINTR)
+					;
+				break;
+			}
+			case 7: { // in another thread, which blocks the signal
+				pthread_t t;
+				pthread_attr_t attr;
+				sigset_t all;
+				sigfillset(&all);
+				CHECK(pthread_attr_init(&attr) == 0 && pthread_attr_setsigmask_np(&attr, &all) == 0);
+				CHECK(pthread_create(&t, &attr, idle, NULL) == 0 && pthread_join(t, NULL) == 0);
+				break;
+			}
+			case 8: // in an execve that fails
+				CHECK(execl("/nowhere", "x", NULL) == -1);
 				break;
 			}
 		}
@@ -176,7 +197,6 @@ static void timers(void)
 
 static volatile int seen, seen_code, seen_pid;
 static volatile uintptr_t seen_addr;
-static sigjmp_buf env;
 static void on_seen(int sig, siginfo_t *si, void *ctx)
 {
 	(void)sig;
@@ -270,7 +290,7 @@ static void alike(void)
 	CHECK(sigprocmask(SIG_SETMASK, &s, NULL) == 0 && sigprocmask(SIG_SETMASK, NULL, &s) == 0);
 	CHECK(!sigismember(&s, SIGKILL) && !sigismember(&s, SIGSTOP) && sigismember(&s, SIGSEGV) && sigismember(&s, SIGHUP));
 	sigset_t same = s;
-	CHECK(sigprocmask(SIG_UNBLOCK, &same, &same) == 0 && !memcmp(&same, &s, 8));
+	CHECK(syscall(SYS_rt_sigprocmask, SIG_UNBLOCK, &same, &same, 8) == 0 && !memcmp(&same, &s, 8));
 	CHECK(sigprocmask(SIG_BLOCK, NULL, &s) == 0);
 	printf("mask %lx\n", *(long *)&s);
 }
