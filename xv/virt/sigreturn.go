@@ -106,6 +106,9 @@ func (th *thread) guestXState(ptr uint64) ([]byte, bool) {
 	}
 	features := binary.LittleEndian.Uint64(x[xHeader:])
 	known := th.p.s.xfeatures.Load()
+	if known == 0 { // no signal yet
+		known = ^uint64(0)
+	}
 	compact, reserved := binary.LittleEndian.Uint64(x[xHeader+8:]), binary.LittleEndian.Uint64(x[xHeader+16:])
 	return x, ptr%64 == 0 && features&^known == 0 && compact == 0 && reserved == 0
 }
