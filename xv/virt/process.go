@@ -133,6 +133,27 @@ func (s *Session) adopt(p *process, pid int) error {
 	return s.deaths.watch(p)
 }
 
+// endsWithin is how long a process that was killed may take to end, in milliseconds.
+const endsWithin = 200
+
+// ends reports whether a process has ended or is about to, which a signal that can't be handled makes it do
+// at once.
+func (p *process) ends() bool {
+	if p.dead.Load() {
+		return true
+	}
+	if p.pidfd < 0 {
+		return false
+	}
+	for deadline := time.Now().Add(endsWithin * time.Millisecond); ; {
+		fds := []unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, endsWithin)
+		if err != unix.EINTR || time.Now().After(deadline) {
+			return n > 0
+		}
+	}
+}
+
 // forget frees what belongs to a process that is dead. It may be called twice.
 func (s *Session) forget(p *process) {
 	if p.dead.Swap(true) {

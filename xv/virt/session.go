@@ -258,8 +258,18 @@ func (s *Session) alive() []*process {
 	return list
 }
 
-// fail ends the guest because the supervisor cannot go on; the first reason is kept.
+// fail ends the guest because the supervisor cannot go on with p; the first reason is kept. It is no failure
+// that what p was asked for can't be done because p is being killed.
 func (s *Session) fail(p *process, err error) {
+	if p != nil && p.ends() {
+		s.trace("%d: ended meanwhile: %v", p.pid, err)
+		return
+	}
+	s.abort(p, err)
+}
+
+// abort ends the guest, whatever became of p.
+func (s *Session) abort(p *process, err error) {
 	s.mu.Lock()
 	if s.failure == nil {
 		s.failure = err
@@ -279,7 +289,7 @@ func (s *Session) guard(p *process) {
 	switch r := recover(); r.(type) {
 	case nil, gone:
 	default:
-		s.fail(p, fmt.Errorf("defect of xv: %v\n%s", r, debug.Stack()))
+		s.abort(p, fmt.Errorf("defect of xv: %v\n%s", r, debug.Stack()))
 	}
 }
 
