@@ -40,8 +40,9 @@ func (v VMA) special() bool { return v.Inode == 0 && len(v.Path) > 0 && v.Path[0
 func (v VMA) File() bool { return v.Inode != 0 || len(v.Path) > 0 && v.Path[0] == '/' }
 
 // ParseMaps parses the text of /proc/PID/maps. The mappings come back in
-// ascending order; mappings that overlap are an error, since the text was then
-// read while it changed.
+// ascending order. The kernel writes the text a page at a time: a mapping that
+// has become a part of a larger one in between shows again with that, and
+// counts once.
 func ParseMaps(text []byte) ([]VMA, error) {
 	maps := make([]VMA, 0, bytes.Count(text, []byte{'\n'})+1)
 	for n := 1; len(text) > 0; n++ {
@@ -51,12 +52,24 @@ func ParseMaps(text []byte) ([]VMA, error) {
 		if !ok {
 			return nil, fmt.Errorf("loader: maps line %d: malformed: %q", n, line[:min(len(line), 80)])
 		}
-		if len(maps) > 0 && v.Start < maps[len(maps)-1].End {
-			return nil, fmt.Errorf("loader: maps line %d: %#x is below the end of the line before", n, v.Start)
+		if len(maps) > 0 {
+			v.skipTo(maps[len(maps)-1].End)
 		}
-		maps = append(maps, v)
+		if v.Start < v.End {
+			maps = append(maps, v)
+		}
 	}
 	return maps, nil
+}
+
+// skipTo leaves out what of the mapping is below addr.
+func (v *VMA) skipTo(addr uint64) {
+	if v.Start < addr {
+		if v.File() {
+			v.Offset += addr - v.Start
+		}
+		v.Start = addr
+	}
 }
 
 // String is the mapping's line, without a newline.

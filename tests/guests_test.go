@@ -84,6 +84,7 @@ var guests = []guest{
 	{src: "c/writers.c", kinds: glibc},
 	{src: "c/hints.c", kinds: glibc},
 	{src: "c/membarrier.c", kinds: harness.AllKinds},
+	{src: "c/jitthreads.c"},
 	{src: "c/dlopen.c", kinds: []harness.Kind{harness.NoPIE, harness.PIE}, flags: []string{"-ldl"}, runs: []run{{name: "few"}, {name: "many", args: []string{"x"}}}},
 	{src: "cc/unwind.cc", kinds: glibc, flags: []string{"-fnon-call-exceptions"}, runs: []run{{signal: syscall.SIGABRT}}},
 	{src: "go/stress.go", kinds: goKinds},
