@@ -48,6 +48,12 @@ type Result struct {
 	Elapsed        time.Duration
 }
 
+// Reasons in Result.Err.
+var (
+	ErrLate = errors.New("still running at the time limit")
+	ErrLeft = errors.New("processes left behind")
+)
+
 var tokens atomic.Int64
 
 // NewToken returns a name that marks the processes of one run: it is the value
@@ -199,7 +205,7 @@ func runIn(p place, spec Spec, argv []string) (res Result) {
 		case <-time.After(time.Second):
 		}
 		KillAll(p.token, cmd.Process.Pid)
-		res.Err = fmt.Errorf("still running after %v\nstdout: %s\nstderr: %s\n%s", limit,
+		res.Err = fmt.Errorf("%w, %v\nstdout: %s\nstderr: %s\n%s", ErrLate, limit,
 			excerpt(stdout.Bytes()), excerpt(stderr.Bytes()), dump)
 		return res
 	}
@@ -213,7 +219,7 @@ func runIn(p place, spec Spec, argv []string) (res Result) {
 	if left := waitGone(p.token, cmd.Process.Pid, 3*time.Second); len(left) > 0 {
 		dump := Dump(p.token, cmd.Process.Pid)
 		KillAll(p.token, cmd.Process.Pid)
-		res.Err = errors.Join(res.Err, fmt.Errorf("processes left behind:\n%s", dump))
+		res.Err = errors.Join(res.Err, fmt.Errorf("%w:\n%s", ErrLeft, dump))
 	}
 	files, err := snapshot(p.dir)
 	res.Files = files

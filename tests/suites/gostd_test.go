@@ -1,0 +1,147 @@
+package suites
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"xvrun/tests/harness"
+)
+
+// goPackage is a package of Go's standard library and which of its tests run.
+type goPackage struct {
+	path string
+	run  string // -test.run; "": all
+	skip string // -test.skip
+	soak bool   // only with -soak
+}
+
+// Tests of package runtime that build programs take minutes, most of them for the compiler.
+var goPackages = []goPackage{
+	{path: "sync"},
+	{path: "sync/atomic"},
+	{path: "context"},
+	{path: "os/signal"},
+	{path: "os/exec"},
+	{path: "syscall"},
+	{path: "runtime", run: "^Test(Chan|Select|Stack|Stop|Goroutine|Gosched|Timer|Finalizer|GC|Defer|Panic|Caller|Futex|Preempt|LFStack|" +
+		"Note|Semaphore|RWMutex|Signal|Usleep|Nano|Env|Mmap|Physical)", skip: "Deadlock|Pprof|LeakProfile"},
+	{path: "time", soak: true},
+	{path: "os", soak: true},
+	{path: "net", soak: true},
+	{path: "runtime/debug", soak: true},
+	{path: "runtime", soak: true},
+}
+
+// TestGo builds the tests of packages of Go's standard library and compares what each test says.
+func TestGo(t *testing.T) {
+	harness.Tool(t, "go")
+	root, cache := goEnv(t, "GOROOT"), goEnv(t, "GOCACHE")
+	each(2, goPackages, func(p goPackage) {
+		name := strings.ReplaceAll(p.path, "/", "_")
+		if p.soak {
+			name += "_all"
+		}
+		t.Run(name, func(t *testing.T) {
+			if p.soak {
+				harness.NeedSoak(t)
+			}
+			p.compare(t, root, cache)
+		})
+	})
+}
+
+func goEnv(t *testing.T, name string) string {
+	t.Helper()
+	out, err := exec.Command("go", "env", name).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func (p goPackage) compare(t *testing.T, root, cache string) {
+	program := filepath.Join(harness.WorkDir(), strings.ReplaceAll(p.path, "/", "_")+".test")
+	build := exec.Command("go", "test", "-c", "-o", program, p.path)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	suite := "go:" + p.path
+	dir := filepath.Join(root, "src", p.path) // tests read files there
+	only, last := p.run, ""
+	var differ map[string]string
+	for range attempts {
+		args := []string{program, "-test.short", "-test.v"}
+		if only != "" {
+			args = append(args, "-test.run", only)
+		}
+		if p.skip != "" {
+			args = append(args, "-test.skip", p.skip)
+		}
+		spec := harness.Spec{Argv: args, Wrap: []string{"env", "-C", dir}, Timeout: 10 * time.Minute,
+			Env: []string{"GOCACHE=" + cache, "GOFLAGS=-mod=mod"}}
+		native, translated := harness.Run(t, spec), harness.RunXV(t, spec)
+		differ = diffResults(goResults(native.Stdout), goResults(translated.Stdout))
+		if w, g := outcome(native), outcome(translated); w != g && len(differ) == 0 {
+			differ["end"] = fmt.Sprintf("native: %s, translated: %s", w, g)
+		}
+		if len(differ) == 0 {
+			break
+		}
+		last = tail(append(translated.Stdout, translated.Stderr...))
+		only = topLevel(differ)
+	}
+	if len(differ) == 0 {
+		return
+	}
+	for _, test := range slices.Sorted(maps.Keys(differ)) {
+		report(t, suite, test, differ[test])
+	}
+	if t.Failed() {
+		t.Logf("end of the translated run:\n%s", last)
+	}
+}
+
+var goResult = regexp.MustCompile(`(?m)^ *--- (PASS|FAIL|SKIP): (\S+)`)
+
+// goResults are the results of tests and their subtests, by name.
+func goResults(out []byte) map[string]string {
+	results := map[string]string{}
+	for _, m := range goResult.FindAllSubmatch(out, -1) {
+		results[string(m[2])] = string(m[1])
+	}
+	return results
+}
+
+// diffResults describes the differences between the results of two runs, by test.
+func diffResults(native, translated map[string]string) map[string]string {
+	differ := map[string]string{}
+	names := slices.Collect(maps.Keys(native))
+	for _, name := range slices.AppendSeq(names, maps.Keys(translated)) {
+		if w, g := native[name], translated[name]; w != g {
+			differ[name] = fmt.Sprintf("native: %q, translated: %q", w, g)
+		}
+	}
+	return differ
+}
+
+// topLevel is a pattern for the tests that differ.
+func topLevel(differ map[string]string) string {
+	var names []string
+	for name := range differ {
+		top, _, _ := strings.Cut(name, "/")
+		if !slices.Contains(names, top) {
+			names = append(names, top)
+		}
+	}
+	slices.Sort(names)
+	return "^(" + strings.Join(names, "|") + ")$"
+}

@@ -1,0 +1,111 @@
+package suites
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"xvrun/tests/harness"
+)
+
+// TestPosix runs the conformance tests of the Open POSIX Test Suite, one program each. XV_POSIXTESTSUITE names the
+// folder with the sources, which ./fetch-posix gets. Without -soak every fourth test runs, and none that takes long.
+func TestPosix(t *testing.T) {
+	top := os.Getenv("XV_POSIXTESTSUITE")
+	if top == "" {
+		harness.Missing(t, "XV_POSIXTESTSUITE, the folder with the Open POSIX Test Suite,")
+	}
+	harness.Tool(t, "gcc")
+	limit, every := 4*time.Second, 4
+	if *harness.Soak {
+		limit, every = time.Minute, 1
+	}
+	tests := buildPosix(t, top, every)
+	if want := 1500 / every; len(tests) < want {
+		t.Fatalf("only %d tests could be built, want %d", len(tests), want)
+	}
+	each(8, tests, func(test posixTest) {
+		t.Run(test.name, func(t *testing.T) { test.compare(t, limit) })
+	})
+}
+
+// posixTest is one test program.
+type posixTest struct{ name, program string }
+
+// compare runs a test natively and translated.
+func (p posixTest) compare(t *testing.T, limit time.Duration) {
+	var said, difference string
+	for range attempts {
+		native := harness.Run(t, harness.Spec{Argv: []string{p.program}, Timeout: limit})
+		want := outcome(native)
+		if want == "does not end" {
+			t.Skipf("takes longer than %v natively", limit)
+		}
+		said += "native: " + want + "\n"
+		got := harness.RunXV(t, harness.Spec{Argv: []string{p.program}, Timeout: 2*limit + 10*time.Second})
+		difference = fmt.Sprintf("%stranslated: %s\n%s", said, outcome(got), tail(append(got.Stdout, got.Stderr...)))
+		if strings.Contains(said, "native: "+outcome(got)+"\n") { // also where that varies
+			difference = ""
+			break
+		}
+	}
+	report(t, "posix", p.name, difference)
+}
+
+// setsClock finds the tests that would change the machine's clock.
+var setsClock = regexp.MustCompile(`\b(clock_settime|settimeofday|stime)\s*\(`)
+
+// isProgram finds the tests that are more than something to compile.
+var isProgram = regexp.MustCompile(`\bmain\b`)
+
+// buildPosix builds every n-th conformance test. Some don't compile with today's headers.
+func buildPosix(t *testing.T, top string, n int) []posixTest {
+	t.Helper()
+	var sources []string
+	for _, pattern := range []string{"*/*/*.c", "*/*/*/*.c"} {
+		found, err := filepath.Glob(filepath.Join(top, "conformance", pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sources = append(sources, found...)
+	}
+	name := regexp.MustCompile(`/conformance/(?:interfaces/)?(.*/\d+-\d+)\.c$`)
+	out := filepath.Join(harness.WorkDir(), "posix")
+	var mu sync.Mutex
+	var tests []posixTest
+	var chosen [][]string
+	for _, source := range sources {
+		m := name.FindStringSubmatch(source)
+		text, err := os.ReadFile(source)
+		if m == nil || err != nil || !isProgram.Match(text) || setsClock.Match(text) {
+			continue
+		}
+		chosen = append(chosen, []string{m[1], source})
+	}
+	var some [][]string
+	for i := 0; i < len(chosen); i += n {
+		some = append(some, chosen[i])
+	}
+	each(runtime.NumCPU(), some, func(c []string) {
+		program := filepath.Join(out, c[0])
+		if os.MkdirAll(filepath.Dir(program), 0o755) != nil {
+			return
+		}
+		gcc := exec.Command("gcc", "-O1", "-w", "-std=gnu99", "-D_POSIX_C_SOURCE=200112L", "-D_GNU_SOURCE",
+			"-I", filepath.Join(top, "include"), "-o", program, c[1], "-lpthread", "-lrt", "-lm")
+		gcc.Dir = top // some include files by their path from here
+		if gcc.Run() == nil {
+			mu.Lock()
+			tests = append(tests, posixTest{c[0], program})
+			mu.Unlock()
+		}
+	})
+	return tests
+}

@@ -1,0 +1,88 @@
+package suites
+
+import (
+	"fmt"
+	"maps"
+	"os/exec"
+	"regexp"
+	"slices"
+	"testing"
+	"time"
+
+	"xvrun/tests/harness"
+)
+
+// pythonModule is a module of Python's own tests.
+type pythonModule struct {
+	name string
+	soak bool
+}
+
+var pythonModules = []pythonModule{
+	{name: "test_generators"},
+	{name: "test_json"},
+	{name: "test_re"},
+	{name: "test_threading"},
+	{name: "test_asyncio", soak: true},
+	{name: "test_concurrent_futures", soak: true},
+	{name: "test_ctypes", soak: true},
+	{name: "test_faulthandler", soak: true},
+	{name: "test_io", soak: true},
+	{name: "test_mmap", soak: true},
+	{name: "test_multiprocessing_fork", soak: true},
+	{name: "test_os", soak: true},
+	{name: "test_posix", soak: true},
+	{name: "test_pty", soak: true},
+	{name: "test_signal", soak: true},
+	{name: "test_socket", soak: true},
+	{name: "test_subprocess", soak: true},
+}
+
+// TestPython runs modules of the distribution's Python test suite.
+func TestPython(t *testing.T) {
+	const python = "/usr/bin/python3"
+	if err := exec.Command(python, "-c", "import test.test_re").Run(); err != nil {
+		harness.Missing(t, "the test suite of "+python)
+	}
+	each(2, pythonModules, func(m pythonModule) {
+		t.Run(m.name, func(t *testing.T) {
+			if m.soak {
+				harness.NeedSoak(t)
+			}
+			m.compare(t, python)
+		})
+	})
+}
+
+func (m pythonModule) compare(t *testing.T, python string) {
+	spec := harness.Spec{Argv: []string{python, "-m", "test", "-v", m.name}, Timeout: 10 * time.Minute,
+		Env: []string{"PYTHONDONTWRITEBYTECODE=1"}}
+	var differ map[string]string
+	for range attempts {
+		native, translated := harness.Run(t, spec), harness.RunXV(t, spec)
+		differ = diffResults(pythonResults(native), pythonResults(translated))
+		if w, g := outcome(native), outcome(translated); w != g {
+			differ["end"] = fmt.Sprintf("native: %s, translated: %s\n%s", w, g, tail(append(translated.Stdout, translated.Stderr...)))
+		}
+		if len(differ) == 0 {
+			return
+		}
+	}
+	for _, test := range slices.Sorted(maps.Keys(differ)) {
+		report(t, "python:"+m.name, test, differ[test])
+	}
+}
+
+var pythonResult = regexp.MustCompile(`(?m)^(\w+) \(([\w.]+)\)(?:\n.*)? \.\.\. (.*)$`)
+
+// pythonResults are the results of the tests that print nothing else.
+func pythonResults(r harness.Result) map[string]string {
+	results := map[string]string{}
+	for _, m := range pythonResult.FindAllSubmatch(append(r.Stdout, r.Stderr...), -1) {
+		switch result := string(m[3]); {
+		case result == "ok", result == "FAIL", result == "ERROR", result == "expected failure", len(result) > 7 && result[:7] == "skipped":
+			results[string(m[2])+"."+string(m[1])] = result
+		}
+	}
+	return results
+}
