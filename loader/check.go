@@ -12,9 +12,9 @@ const (
 )
 
 // Regions are the addresses that xv takes for itself; a non-PIE cannot have them. The first holds the
-// agent, the cache and half of the lookup table of jumps, the second half of that of calls. The other
-// halves are for code above 512 MiB and are taken only where nothing else is.
-var Regions = [2][2]uint64{{0x4000_0000, 0xfffc_0000}, {0x1_7ffc_0000, 0x1_fffc_0000}}
+// agent, the cache and a quarter of the lookup table of jumps, the second a quarter of that of calls. The other
+// parts are for code above 256 MiB and are taken only where nothing else is.
+var Regions = [2][2]uint64{{0x4000_0000, 0xfffc_0000}, {0x2_7ffc_0000, 0x2_fffc_0000}}
 
 // fixedBelow separates images that the kernel placed from those that are linked to their address: it
 // places none lower (the mapping base of mmap's bottom-up layout, arch/x86/mm/mmap.c).

@@ -118,7 +118,7 @@ func PlaceOf(rip uint64) Place {
 		return BeforeCallFlags
 	case off == offGateLookup, off == offGateMaskLookup:
 		return AtLookup
-	case off >= offGateAfter && off < offGateSlow, off >= offGateMaskDone && off <= offGateMaskJump:
+	case off >= offGateAfter && off < offGateSlow, off >= offGateMaskDone && off < offGateMaskLookup:
 		return AfterCall
 	case off == offGateAgain:
 		return BeforeCall

@@ -61,7 +61,7 @@ func TestOffsets(t *testing.T) {
 		name             string
 		agent, translate int
 	}{
-		{"S", abi.S, translate.OffS}, {"T", abi.T, translate.OffT}, {"X0", abi.X0, translate.OffX0},
+		{"S", abi.S, translate.OffS}, {"X0", abi.X0, translate.OffX0},
 		{"X1", abi.X1, translate.OffX1}, {"GuestGS", abi.GuestGS, translate.OffGuestGS}, {"Stub", abi.Stub, translate.OffStub},
 	} {
 		if c.agent != c.translate {
@@ -74,7 +74,7 @@ func TestOffsets(t *testing.T) {
 // where the agent has said that signals are to be put off.
 func TestPlaces(t *testing.T) {
 	var in x86.Inst
-	for _, part := range [][2]int{{offGate, offGateSlow}, {offGateMask, offGateMaskJump + 1}} {
+	for _, part := range [][2]int{{offGate, offGateSlow}, {offGateMask, offGateMaskLookup + 1}} {
 		for off := part[0]; off < part[1]; off += int(in.Len) {
 			if err := x86.Decode(code[off:], &in); err != nil {
 				t.Fatalf("%#x: %v", off, err)
@@ -89,7 +89,7 @@ func TestPlaces(t *testing.T) {
 		offGateFlags: BeforeCallRAX, offGateFlags + 1: BeforeCallFlags, offGateRestored: BeforeCallRAX, offGateSlow: BeforeCallFlags,
 		offGateLookup: AtLookup, offGateMask: BeforeCallFlags, offGateMaskSaved: BeforeMask, offGateMaskLoad: AtMaskAccess,
 		offGateMaskStore: AtMaskAccess, offGateMaskSyscall: BeforeMask, offGateMaskAfter: AfterMask, offGateMaskDone: AfterCall,
-		offGateMaskLookup: AtLookup, offGateMaskJump: AfterCall, offGateAgain: BeforeCall, offGateHandoff: BeforeCallFlags, offRaiseJump: Raising,
+		offGateMaskLookup: AtLookup, offGateAgain: BeforeCall, offGateHandoff: BeforeCallFlags, offRaiseJump: Raising,
 		offGate2Syscall: BeforeGate2, offGate2After: AfterGate2, offGate2Stored: StoredGate2, offResumeBegin: Resuming,
 		offResumeEnd: Elsewhere, offSighandler: Elsewhere,
 	} {

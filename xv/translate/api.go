@@ -15,14 +15,13 @@ import (
 // Offsets in the thread context, which GS points at.
 const (
 	OffS       = 0x08 // rcx, wherever control enters a region and while an indirect branch is in flight
-	OffT       = 0x10 // original target of the indirect branch in flight
 	OffX0      = 0x18 // first scratch register of a rewritten instruction
 	OffX1      = 0x20 // second scratch register of a rewritten instruction
 	OffGuestGS = 0x28 // the guest's GS base
 	OffStub    = 0x30 // address of the exit stub that was left
 )
 
-// CallBias is added to the target in OffT when the branch in flight is a call.
+// CallBias is added to the target of an indirect branch, in rcx, when it is a call: so it has its entry in table C.
 const CallBias = 1 << 30
 
 // Align is the alignment of the cache address of every fragment.
@@ -173,7 +172,7 @@ type Kind uint8
 
 const (
 	KindPlain    Kind = iota
-	KindTable         // a lookup of an indirect branch's target is next: if it faults, the target has no image
+	KindTable         // an indirect branch through its table is next, with the target in rcx: if it faults, the target has no image
 	KindExit          // in the exit stub of a branch: RIP is its target
 	KindCallExit      // in the exit stub of a call: RIP is its target, and the call has been made
 	KindSpecial       // at a special instruction: RIP is its address
@@ -182,16 +181,16 @@ const (
 
 // Recovery says how to get from the machine state at a cache address to the state of the original program.
 type Recovery struct {
-	RIP      uint64   // original instruction pointer
-	RSPAdd   int32    // to add to rsp
-	RIPFromT bool     // the instruction pointer is in gs:[OffT] instead (never biased)
-	RCXFromS bool     // rcx is in gs:[OffS]; the register may hold anything
-	Saved    [2]Saved // scratch registers
-	Kind     Kind
+	RIP        uint64   // original instruction pointer
+	RSPAdd     int32    // to add to rsp
+	RIPFromRCX bool     // the instruction pointer is in rcx instead (never biased)
+	RCXFromS   bool     // rcx is in gs:[OffS]; the register may hold anything
+	Saved      [2]Saved // scratch registers
+	Kind       Kind
 }
 
 // Exact reports that the machine state is the original program's, but for the instruction pointer, and for rcx if
 // RCXFromS: a thread with the original state, and rcx in gs:[OffS] too, can go on here.
 func (r *Recovery) Exact() bool {
-	return r.RSPAdd == 0 && !r.RIPFromT && r.Saved[0].Slot == 0 && r.Saved[1].Slot == 0 && r.Kind != KindGate
+	return r.RSPAdd == 0 && !r.RIPFromRCX && r.Saved[0].Slot == 0 && r.Saved[1].Slot == 0 && r.Kind != KindGate
 }

@@ -335,19 +335,21 @@ func (b *Buffer) callNext() {
 	b.pushReturn(b.here(b.pc))
 }
 
-// lookup stores the target of an indirect branch, which is in the register reg, and loads its cache address into rcx.
-// r is the state at the branch.
-func (b *Buffer) lookup(reg uint8, r Recovery) {
-	b.mark(r)
-	b.storeGS(reg, OffT)
+// Instructions of opcode ff, as the reg field of ModRM.
+const (
+	opCall = 2
+	opJmp  = 4
+	opPush = 6
+)
+
+// throughTable emits call, jmp or push of the table entry of the original address in rcx, which stays there: a branch to an
+// entry that is not filled goes to address 0. r is the state at the branch.
+func (b *Buffer) throughTable(op byte, r Recovery) {
 	r.Kind = KindTable
 	b.mark(r)
-	if reg >= 8 {
-		b.put1(0x42) // REX.X
-	}
-	b.put1(0x8b) // mov ecx,[reg*4+disp32]
-	b.put1(0x0c)
-	b.put1(0x85 | reg&7<<3)
+	b.put1(0xff) // op qword [rcx*8+disp32]
+	b.put1(0x04 | op<<3)
+	b.put1(0xcd)
 	b.put4(b.layout.Table)
 }
 
@@ -363,18 +365,17 @@ func (b *Buffer) callIndirect() {
 	b.put1(0x8d) // lea rcx,[reg+CallBias]
 	b.put1(0x80 | rcx<<3 | reg&7)
 	b.put4(CallBias)
-	b.lookup(rcx, r)
-	b.mark(r)
-	b.lit("\xff\xd1") // call rcx
+	b.throughTable(opCall, r)
 	b.returnSite()
 }
 
 func (b *Buffer) jumpIndirect() {
 	b.spill()
 	r := Recovery{RIP: b.pc, RCXFromS: true}
-	b.lookup(b.loadTarget(r), r)
-	b.mark(r)
-	b.lit("\xff\xe1") // jmp rcx
+	if reg := b.loadTarget(r); reg != rcx {
+		b.moveTarget(reg, r)
+	}
+	b.throughTable(opJmp, r)
 }
 
 func (b *Buffer) ret() {
@@ -383,12 +384,10 @@ func (b *Buffer) ret() {
 	b.mark(r)
 	b.put1(0x59) // pop rcx
 	r.RSPAdd = -8
-	b.lookup(rcx, r)
-	b.mark(r)
-	b.put1(0x51) // push rcx
+	b.throughTable(opPush, r)
 	// The return address on the stack is gone: only forward from here.
 	pop := uint16(b.in.Imm)
-	b.mark(Recovery{RIP: b.pc, RIPFromT: true, RCXFromS: true, RSPAdd: 8 + int32(pop)})
+	b.mark(Recovery{RIP: b.pc, RIPFromRCX: true, RCXFromS: true, RSPAdd: 8 + int32(pop)})
 	if b.in.ImmSize == 0 {
 		b.put1(0xc3) // ret
 		return

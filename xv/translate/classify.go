@@ -185,7 +185,7 @@ func isTileMove(in *x86.Inst) bool {
 const (
 	sizeGS     = 9  // mov r,gs:[slot] or mov gs:[slot],r
 	sizeMovabs = 10 // movabs r,imm64
-	sizeTable  = 8  // mov ecx,[reg*4+TBL]
+	sizeTable  = 7  // call, jmp or push qword [rcx*8+TBL]
 	sizePush   = 5  // push imm32
 	sizePushHi = 8  // mov dword [rsp+4],imm32
 	sizeAdjust = 5  // lea rsp,[rsp+8]
@@ -237,11 +237,11 @@ func roomRest(k kind, in *x86.Inst, pc uint64) uint32 {
 	case kindJmp:
 		return roomJmp
 	case kindRet:
-		return sizeGS + 4 + sizeTable + 4 + 3
+		return sizeGS + 1 + sizeTable + 3
 	case kindJmpInd:
-		return sizeGS + roomLoad(in) + sizeTable + 2
+		return sizeGS + roomLoad(in) + sizeTable
 	case kindCallInd:
-		return 2*sizeGS + roomLoad(in) + roomPush(pc+uint64(n)) + 7 + sizeTable + 2
+		return 2*sizeGS + roomLoad(in) + roomPush(pc+uint64(n)) + 7 + sizeTable
 	}
 	return sizeStub
 }

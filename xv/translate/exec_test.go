@@ -200,9 +200,9 @@ type segment struct {
 // link returns the ELF file.
 func (a *ahead) link(path string) []byte {
 	lo, size := a.image.addr, uint64(len(a.image.code))
-	tableJ, tableC := make([]byte, 4*size), make([]byte, 4*size)
+	tableJ, tableC := make([]byte, 8*size), make([]byte, 8*size)
 	for pc, body := range a.insts {
-		at := 4 * (pc - lo)
+		at := 8 * (pc - lo)
 		jump, ok := a.returns[pc]
 		if !ok {
 			jump = a.place(EmitJumpEntry(a.next(), body))
@@ -237,8 +237,8 @@ func (a *ahead) link(path string) []byte {
 	}
 	add(elf.PT_LOAD, elf.PF_R|elf.PF_W, contextAddr, 0x1000, make([]byte, 0x1000))
 	add(elf.PT_LOAD, elf.PF_R|elf.PF_X, testBase, uint64(len(a.code)), a.code)
-	add(elf.PT_LOAD, elf.PF_R, uint64(aheadLayout.Table)+4*lo, 4*size, tableJ)
-	add(elf.PT_LOAD, elf.PF_R, uint64(aheadLayout.Table)+4*(lo+CallBias), 4*size, tableC)
+	add(elf.PT_LOAD, elf.PF_R, uint64(aheadLayout.Table)+8*lo, 8*size, tableJ)
+	add(elf.PT_LOAD, elf.PF_R, uint64(aheadLayout.Table)+8*(lo+CallBias), 8*size, tableC)
 
 	var out, head bytes.Buffer
 	out.Write(start)
@@ -274,9 +274,9 @@ func (a *ahead) agent(page []byte, entry uint64) {
 	// mov edi,ARCH_SET_GS ; mov esi,contextAddr ; mov eax,158 ; syscall ; mov gs:[S],rcx ; mov eax,entry ; jmp rax
 	start := append(le.AppendUint32([]byte("\xbf\x01\x10\x00\x00\xbe"), contextAddr), "\xb8\x9e\x00\x00\x00\x0f\x05\x65\x48\x89\x0c\x25\x08\x00\x00\x00\xb8"...)
 	copy(page[startOff:], append(le.AppendUint32(start, a.blocks[entry]), "\xff\xe0"...))
-	// mov gs:[S],rcx ; syscall ; mov rcx,gs:[S] ; mov ecx,[rcx*4+Table] ; jmp rcx
-	gate := []byte("\x65\x48\x89\x0c\x25\x08\x00\x00\x00\x0f\x05\x65\x48\x8b\x0c\x25\x08\x00\x00\x00\x8b\x0c\x8d")
-	copy(page[gateOff:], append(le.AppendUint32(gate, aheadLayout.Table), "\xff\xe1"...))
+	// mov gs:[S],rcx ; syscall ; mov rcx,gs:[S] ; jmp qword [rcx*8+Table]
+	gate := []byte("\x65\x48\x89\x0c\x25\x08\x00\x00\x00\x0f\x05\x65\x48\x8b\x0c\x25\x08\x00\x00\x00\xff\x24\xcd")
+	copy(page[gateOff:], le.AppendUint32(gate, aheadLayout.Table))
 	// mov edi,status ; mov eax,231 ; syscall: exit_group
 	copy(page[missOff:], "\xbf\x63\x00\x00\x00\xb8\xe7\x00\x00\x00\x0f\x05")
 	copy(page[specialOff:], "\xbf\x62\x00\x00\x00\xb8\xe7\x00\x00\x00\x0f\x05")

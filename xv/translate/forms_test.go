@@ -240,8 +240,8 @@ func recoveryText(m *Map, off uint32) string {
 			s = []string{" ", ".", "?", "*"}[p.flags] + " " + s
 		}
 	}
-	if r.RIPFromT {
-		s += " rip=T"
+	if r.RIPFromRCX {
+		s += " rip=rcx"
 	}
 	if r.RCXFromS {
 		s += " rcx=S"

@@ -254,15 +254,20 @@ func (b *Buffer) loadTarget(r Recovery) uint8 {
 		if reg&7 != rsp {
 			return reg
 		}
-		// It cannot be an index, or as a base needs a SIB byte.
-		b.mark(r)
-		b.put1(0x48 | in.Ext&1)
-		b.put1(0x8b) // mov rcx,r64
-		b.put1(0xc0 | rcx<<3 | in.ModRM&7)
+		// As a base it needs a SIB byte.
+		b.moveTarget(reg, r)
 		return rcx
 	}
 	b.loadMemory(r)
 	return rcx
+}
+
+// moveTarget emits mov rcx,reg.
+func (b *Buffer) moveTarget(reg uint8, r Recovery) {
+	b.mark(r)
+	b.put1(0x48 | reg>>3)
+	b.put1(0x8b)
+	b.put1(0xc0 | rcx<<3 | reg&7)
 }
 
 // loadMemory is loadTarget of a memory operand.

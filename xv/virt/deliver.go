@@ -177,8 +177,6 @@ func (th *thread) callHandler(f frame, ev event, act action, mask uint64) {
 func (th *thread) enter(f frame, regs registers) {
 	cache, err := th.jump(regs.rip)
 	if err != nil {
-		th.ctx.setU64(abi.T, regs.rip)
-		th.ctx.setU64(abi.S, regs.gpr[rcx])
 		cache = 0
 	}
 	th.sigreturn(f, &regs, uint64(cache))

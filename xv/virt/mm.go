@@ -12,6 +12,7 @@ import (
 
 	"xvrun/loader"
 	"xvrun/xv/agent/abi"
+	"xvrun/xv/translate"
 )
 
 const maxLen = 1 << 47
@@ -39,8 +40,8 @@ func (as *addressSpace) reserved(lo, hi uint64) bool {
 		return true
 	}
 	for _, f := range c.far {
-		for _, at := range []uint64{f.lo, f.lo + 1<<30} {
-			if start := abi.Table + 4*at; lo < start+4*(f.hi-f.lo) && hi > start {
+		for _, at := range []uint64{f.lo, f.lo + translate.CallBias} {
+			if start := abi.Table + abi.EntrySize*at; lo < start+abi.EntrySize*(f.hi-f.lo) && hi > start {
 				return true
 			}
 		}
@@ -101,7 +102,7 @@ func (th *thread) gainCode(lo, hi uint64, prot int) {
 	switch {
 	case lo >= abi.NearEnd && hi <= abi.FarEnd:
 		th.coverFar(lo, hi)
-	case hi > abi.NearHalf && lo < abi.NearEnd:
+	case hi > abi.NearFirst && lo < abi.NearEnd:
 		th.coverUpper()
 	}
 	as.rangesMu.Lock()
@@ -215,10 +216,10 @@ func (th *thread) place(k call, lo, hi, prot, flags uint64) (r int64, done bool)
 	}
 	switch {
 	case flags&unix.MAP_32BIT != 0, image, prot&unix.PROT_EXEC != 0 && size <= maxNearMapping:
-		if r, ok := th.placeIn(k, lo, size, abi.NearStart, abi.NearHalf); ok {
+		if r, ok := th.placeIn(k, lo, size, abi.NearStart, abi.NearFirst); ok {
 			return r, true
 		}
-		if r, ok := th.placeIn(k, lo, size, abi.NearHalf, abi.NearEnd); ok {
+		if r, ok := th.placeIn(k, lo, size, abi.NearFirst, abi.NearEnd); ok {
 			return r, true
 		}
 		if flags&unix.MAP_32BIT != 0 {
@@ -249,7 +250,7 @@ func (th *thread) placeAt(k call, addr uint64) (int64, bool) {
 // farStart is where the memory begins that code may be generated into outside the near zone. The
 // tables of [farStart, abi.FarEnd) are above 2^45, out of the way of what a guest maps at fixed low
 // addresses.
-const farStart = 1 << 43
+const farStart = 1 << 42
 
 // placeIn does the mmap k at a free address of [lo, hi), at hint if possible.
 func (th *thread) placeIn(k call, hint, size, lo, hi uint64) (int64, bool) {
@@ -305,9 +306,9 @@ func findGap(maps []loader.VMA, size, align, lo, hi uint64) (uint64, bool) {
 func (as *addressSpace) nearGap(maps []loader.VMA) func(size, align uint64) (uint64, error) {
 	next := uint64(nearImages)
 	return func(size, align uint64) (uint64, error) {
-		at, ok := findGap(maps, size, max(align, pageSize), next, abi.NearHalf)
+		at, ok := findGap(maps, size, max(align, pageSize), next, abi.NearFirst)
 		if !ok {
-			at, ok = findGap(maps, size, max(align, pageSize), max(next, abi.NearHalf), abi.NearEnd)
+			at, ok = findGap(maps, size, max(align, pageSize), max(next, abi.NearFirst), abi.NearEnd)
 		}
 		if !ok {
 			return 0, fmt.Errorf("no %d bytes below %#x for an image", size, uint64(abi.NearEnd))
@@ -562,7 +563,7 @@ func (as *addressSpace) unprotectAll(th *thread) bool {
 
 // newFarTable makes the tables for [lo, hi).
 func newFarTable(lo, hi uint64) (farTable, error) {
-	size := 4 * (hi - lo)
+	size := abi.EntrySize * (hi - lo)
 	o, err := newShared("xv-tables-far", int(2*size), true)
 	if err != nil {
 		return farTable{}, err
@@ -570,8 +571,8 @@ func newFarTable(lo, hi uint64) (farTable, error) {
 	return farTable{lo: lo, hi: hi, jump: o.view[:size], calls: o.view[size:], object: o}, nil
 }
 
-// maxFar is the largest range whose tables J and C, 4 GiB apart, don't overlap.
-const maxFar = 1 << 30
+// maxFar is the largest range whose tables J and C don't overlap.
+const maxFar = translate.CallBias
 
 // coverFar maps lookup tables for code outside the near zone. Without them every indirect branch there
 // traps, so what goes wrong here costs speed only.
@@ -614,12 +615,12 @@ func (th *thread) addFarTable(c *codeSpace, lo, hi uint64) {
 		th.p.s.trace("%d: tables for %#x: %v", th.tid, lo, err)
 		return
 	}
-	size := 4 * (hi - lo)
-	for i, at := range []uint64{lo, lo + 1<<30} {
-		if err := th.mapShared(mapping{t.object, abi.Table + 4*at, size, uint64(i) * size, unix.PROT_READ, unix.MAP_FIXED_NOREPLACE}); err != nil {
+	size := abi.EntrySize * (hi - lo)
+	for i, at := range []uint64{lo, lo + translate.CallBias} {
+		if err := th.mapShared(mapping{t.object, abi.Table + abi.EntrySize*at, size, uint64(i) * size, unix.PROT_READ, unix.MAP_FIXED_NOREPLACE}); err != nil {
 			th.p.s.trace("%d: tables for %#x: %v", th.tid, lo, err)
 			if i == 1 {
-				th.remote(call{unix.SYS_MUNMAP, [6]uint64{abi.Table + 4*lo, size}})
+				th.remote(call{unix.SYS_MUNMAP, [6]uint64{abi.Table + abi.EntrySize*lo, size}})
 			}
 			t.object.close()
 			return

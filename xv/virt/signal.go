@@ -3,7 +3,6 @@
 package virt
 
 import (
-	"encoding/binary"
 
 	"golang.org/x/sys/unix"
 
@@ -94,9 +93,6 @@ func (th *thread) handleTrap(f frame, si *siginfo, regs registers, pos position)
 	if unix.Signal(si.signo()) != unix.SIGSEGV || si.code() != segvACCERR {
 		return false
 	}
-	if pos == atCode && si.addr() == regs.gpr[rsp] && th.returnTrap(f, regs) {
-		return true
-	}
 	if th.p.as.isProtected(si.addr()) {
 		th.writeTrap(f, si.addr(), regs)
 		return true
@@ -130,7 +126,8 @@ func (th *thread) missTrap(f frame, regs registers, isCall bool) bool {
 }
 
 // tableTrap continues an indirect branch whose table lookup faulted: its target is covered by no table.
-// The state is rolled forward over the branch, since T has the target.
+// The state is rolled forward over the branch, since rcx has the target. So it is if the stack cannot be written, to which the
+// translated form of a return stores the cache address, and that of a call one word more than the original.
 func (th *thread) tableTrap(f frame, regs registers) bool {
 	var b [15]byte
 	var in x86.Inst
@@ -139,7 +136,7 @@ func (th *thread) tableTrap(f frame, regs registers) bool {
 		return false
 	}
 	at, live := regs, f.registers()
-	target := th.ctx.u64(abi.T)
+	target := live.gpr[rcx]
 	switch in.Class {
 	case x86.Ret:
 		regs.gpr[rsp] += 8 + uint64(in.Imm)&0xffff
@@ -165,52 +162,31 @@ func (th *thread) returnTo(f frame, regs registers) {
 	th.sigreturn(f, &regs, uint64(cache))
 }
 
-// sigreturn lets the thread return from the agent's handler to a cache address.
+// sigreturn lets the thread return from the agent's handler to a cache address; to 0 if regs.rip cannot be executed, where it
+// faults as after an indirect jump.
 func (th *thread) sigreturn(f frame, regs *registers, cache uint64) {
 	th.resuming = *regs
-	f.setRegisters(regs, cache)
+	live := *regs
+	if cache == 0 {
+		live.gpr[rcx] = regs.rip
+	}
+	f.setRegisters(&live, cache)
 	f.setMask(th.ctx.u64(abi.Mask))
 	th.ctx.setU64(abi.S, regs.gpr[rcx]) // translated code is entered with rcx in S
 	th.reply(abi.OpSigreturn, 0)
 }
 
-// returnTrap continues a return from a stack that can't be written: the translated form of ret stores
-// the cache address over the original one. It reports whether the instruction at rip is a return.
-func (th *thread) returnTrap(f frame, regs registers) bool {
-	var b [maxInst]byte
-	var in x86.Inst
-	n := th.read(regs.rip, b[:])
-	if x86.Decode(b[:n], &in) != nil || in.Class != x86.Ret {
-		return false
-	}
-	var ret [8]byte
-	if th.read(regs.gpr[rsp], ret[:]) < len(ret) {
-		return false
-	}
-	regs.rip = binary.LittleEndian.Uint64(ret[:])
-	regs.gpr[rsp] += 8 + uint64(in.Imm)&0xffff
-	th.returnTo(f, regs)
-	return true
-}
-
-// callTrap continues a call for which the stack has room, but not for the word that the translated form
+// callTrap continues a direct call for which the stack has room, but not for the word that the translated form
 // pushes besides. It reports whether that is so: the instruction at rip is a call, and has pushed the
 // original return address.
 func (th *thread) callTrap(f frame, regs registers) bool {
 	var b [maxInst]byte
 	var in x86.Inst
 	n := th.read(regs.rip, b[:])
-	if f.reg(frRSP) != regs.gpr[rsp]-8 || x86.Decode(b[:n], &in) != nil {
+	if f.reg(frRSP) != regs.gpr[rsp]-8 || x86.Decode(b[:n], &in) != nil || in.Class != x86.Call {
 		return false
 	}
-	switch in.Class {
-	case x86.Call:
-		regs.rip = in.Target(regs.rip)
-	case x86.CallInd:
-		regs.rip = th.ctx.u64(abi.T) - translate.CallBias
-	default:
-		return false
-	}
+	regs.rip = in.Target(regs.rip)
 	regs.gpr[rsp] -= 8
 	th.returnTo(f, regs)
 	return true

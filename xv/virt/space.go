@@ -14,6 +14,7 @@ import (
 	"xvrun/xv/agent"
 	"xvrun/xv/agent/abi"
 	"xvrun/xv/tcache"
+	"xvrun/xv/translate"
 )
 
 // addressSpace is what the supervisor knows of the memory of one or more processes: where the guest may
@@ -108,7 +109,7 @@ type codeSpace struct {
 	cache  *shared
 	tables *shared
 	farMu  sync.RWMutex
-	upper  bool // the tables for the near zone above NearHalf are mapped
+	upper  bool // the tables for the near zone above NearFirst are mapped
 	far    []farTable
 	space  *tcache.Space
 	warm   warmth
@@ -121,7 +122,7 @@ type codeSpace struct {
 // farTable is the tables' part for code outside the near zone.
 type farTable struct {
 	lo, hi      uint64 // original addresses
-	jump, calls []byte // 4 bytes for each
+	jump, calls []byte // EntrySize bytes for each
 	object      *shared
 }
 
@@ -159,16 +160,15 @@ func (c *codeSpace) config() tcache.Config {
 	}
 }
 
-// slot is the table entry of an original address.
+// slot is the table entry of an original address: its low half, the other one is always 0.
 func (c *codeSpace) slot(addr uint64, isCall bool) *uint32 {
 	c.farMu.RLock()
 	defer c.farMu.RUnlock()
-	if addr < abi.NearHalf || addr < abi.NearEnd && c.upper {
-		off := 4 * addr
+	if addr < abi.NearFirst || addr < abi.NearEnd && c.upper {
 		if isCall {
-			off += 4 << 30
+			addr += translate.CallBias
 		}
-		return (*uint32)(unsafe.Pointer(&c.tables.view[off]))
+		return (*uint32)(unsafe.Pointer(&c.tables.view[abi.EntrySize*addr]))
 	}
 	for i := range c.far {
 		if f := &c.far[i]; f.lo <= addr && addr < f.hi {
@@ -176,7 +176,7 @@ func (c *codeSpace) slot(addr uint64, isCall bool) *uint32 {
 			if isCall {
 				table = f.calls
 			}
-			return (*uint32)(unsafe.Pointer(&table[4*(addr-f.lo)]))
+			return (*uint32)(unsafe.Pointer(&table[abi.EntrySize*(addr-f.lo)]))
 		}
 	}
 	return nil
@@ -357,27 +357,30 @@ func (as *addressSpace) privatize(th *thread) error {
 // mapInto maps cache and tables into the address space of th, over what is there.
 func (c *codeSpace) mapInto(th *thread) error {
 	const read, execute = unix.PROT_READ, unix.PROT_READ | unix.PROT_EXEC
-	parts := []mapping{
-		{c.cache, abi.Cache, uint64(len(c.cache.view)), 0, execute, unix.MAP_FIXED},
-		{c.tables, abi.Table, tableHalf, 0, read, unix.MAP_FIXED},
-		{c.tables, abi.Table + 2*tableHalf, tableHalf, 2 * tableHalf, read, unix.MAP_FIXED},
-	}
+	parts := []mapping{{c.cache, abi.Cache, uint64(len(c.cache.view)), 0, execute, unix.MAP_FIXED}}
+	parts = append(parts, c.tableParts(0, abi.NearFirst, unix.MAP_FIXED)...)
 	if c.upper {
-		parts = append(parts, mapping{c.tables, abi.Table + tableHalf, tableHalf, tableHalf, read, unix.MAP_FIXED},
-			mapping{c.tables, abi.Table + 3*tableHalf, tableHalf, 3 * tableHalf, read, unix.MAP_FIXED})
+		parts = append(parts, c.tableParts(abi.NearFirst, abi.NearEnd, unix.MAP_FIXED)...)
 	}
 	for _, f := range c.far {
-		size := 4 * (f.hi - f.lo)
-		parts = append(parts, mapping{f.object, abi.Table + 4*f.lo, size, 0, read, unix.MAP_FIXED},
-			mapping{f.object, abi.Table + 4*(f.lo+1<<30), size, size, read, unix.MAP_FIXED})
+		size := abi.EntrySize * (f.hi - f.lo)
+		parts = append(parts, mapping{f.object, abi.Table + abi.EntrySize*f.lo, size, 0, read, unix.MAP_FIXED},
+			mapping{f.object, abi.Table + abi.EntrySize*(f.lo+translate.CallBias), size, size, read, unix.MAP_FIXED})
 	}
 	return th.mapShared(parts...)
 }
 
-// tableHalf is the size of the tables' parts for half of the near zone.
-const tableHalf = 4 * abi.NearHalf
+// tableParts is the parts of the tables J and C for a part of the near zone.
+func (c *codeSpace) tableParts(lo, hi, flags uint64) []mapping {
+	var parts []mapping
+	for _, at := range []uint64{lo, lo + translate.CallBias} {
+		off := abi.EntrySize * at
+		parts = append(parts, mapping{c.tables, abi.Table + off, abi.EntrySize * (hi - lo), off, unix.PROT_READ, flags})
+	}
+	return parts
+}
 
-// coverUpper maps the lookup tables for the upper half of the near zone, where nothing else is. Without
+// coverUpper maps the lookup tables for the near zone above NearFirst, where nothing else is. Without
 // them indirect branches there trap.
 func (th *thread) coverUpper() {
 	c := th.p.as.enter()
@@ -387,11 +390,12 @@ func (th *thread) coverUpper() {
 	if c.upper {
 		return
 	}
-	for _, off := range []uint64{tableHalf, 3 * tableHalf} {
-		if err := th.mapShared(mapping{c.tables, abi.Table + off, tableHalf, off, unix.PROT_READ, unix.MAP_FIXED_NOREPLACE}); err != nil {
-			th.p.s.trace("%d: tables above %#x: %v", th.tid, uint64(abi.NearHalf), err)
-			if off > tableHalf {
-				th.remote(call{unix.SYS_MUNMAP, [6]uint64{abi.Table + tableHalf, tableHalf}})
+	parts := c.tableParts(abi.NearFirst, abi.NearEnd, unix.MAP_FIXED_NOREPLACE)
+	for i, p := range parts {
+		if err := th.mapShared(p); err != nil {
+			th.p.s.trace("%d: tables above %#x: %v", th.tid, uint64(abi.NearFirst), err)
+			if i > 0 {
+				th.remote(call{unix.SYS_MUNMAP, [6]uint64{parts[0].addr, parts[0].size}})
 			}
 			return
 		}

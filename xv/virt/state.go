@@ -37,7 +37,7 @@ func (th *thread) original(f frame) (registers, position, error) {
 	rip := regs.rip
 	switch {
 	case rip == 0:
-		regs.rip = th.ctx.u64(abi.T)
+		regs.rip = regs.gpr[rcx]
 		regs.gpr[rcx] = th.ctx.u64(abi.S)
 		if th.lastWasCall(&regs) {
 			regs.rip -= translate.CallBias
@@ -55,11 +55,11 @@ func (th *thread) original(f frame) (registers, position, error) {
 
 func inAgent(rip uint64) bool { return rip >= abi.Agent && rip < abi.Agent+abi.AgentSize }
 
-// lastWasCall tells a missed indirect call from a jump or return: T of a call is biased, and the
-// cache address that `call rcx` pushed is a return site of the cache with the original one above.
+// lastWasCall tells a missed indirect call from a jump or return to regs.rip: the target of a call is biased, and the
+// cache address that the call pushed is a return site of the cache with the original one above.
 func (th *thread) lastWasCall(regs *registers) bool {
 	// What a jump may go to in any case; the bias may have wrapped round.
-	if _, ok := th.p.as.executable(th.ctx.u64(abi.T)); ok {
+	if _, ok := th.p.as.executable(regs.rip); ok {
 		return false
 	}
 	var b [8]byte
@@ -91,12 +91,13 @@ func (th *thread) originalInCache(f frame, regs registers) (registers, position,
 	if rec.Kind == translate.KindTable {
 		pos = atTable
 	}
+	target := regs.gpr[rcx]
 	regs.rip = rec.RIP
 	if trapped && pos != atStale {
 		regs.rip++ // the guest's own int3: the processor points behind it
 	}
-	if rec.RIPFromT {
-		regs.rip = th.ctx.u64(abi.T)
+	if rec.RIPFromRCX {
+		regs.rip = target
 	}
 	if rec.RCXFromS {
 		regs.gpr[rcx] = th.ctx.u64(abi.S)

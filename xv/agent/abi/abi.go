@@ -11,7 +11,7 @@ package abi
 const (
 	NearStart = 0x0001_0000 // the first address of the near zone (vm.mmap_min_addr)
 	NearEnd   = 0x4000_0000 // its end; the virtualization region follows
-	NearHalf  = 0x2000_0000 // images are placed below; the tables for what is above are mapped on demand
+	NearFirst = 0x1000_0000 // images are placed below while there is room; the tables for what is above are mapped on demand
 	Agent     = 0x4000_0000 // the agent's code
 	AgentSize = 0x1_0000
 	Contexts  = 0x4010_0000 // header page, then the contexts: one shared, writable object
@@ -25,8 +25,9 @@ const (
 	Cache     = 0x5000_0000 // the translation cache
 	CacheEnd  = 0x7000_0000
 	Table     = 0x7ffc_0000 // lookup table J, then C
-	TableEnd  = Table + 8<<30
-	FarEnd    = 1 << 44 // code above has no table entries
+	EntrySize = 8           // of an entry of a table, in bytes: the cache address
+	TableEnd  = Table + 2*EntrySize*NearEnd
+	FarEnd    = 1 << 43 // code above has no table entries
 
 	ContextsSize = SlotsEnd - Contexts
 	MaxDoorbells = 32
@@ -49,7 +50,6 @@ const (
 const (
 	Self      = 0x00 // its own address
 	S         = 0x08 // rcx, wherever control enters translated code and while an indirect branch is in flight
-	T         = 0x10 // original target of the indirect branch in flight, biased by 2^30 for calls
 	X0        = 0x18 // scratch of rewritten instructions
 	X1        = 0x20
 	GuestGS   = 0x28 // the guest's GS base

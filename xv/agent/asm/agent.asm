@@ -482,13 +482,9 @@ gate_after:
 gate_next:
 	mov rcx, gs:[NEXT]
 	mov gs:[S], rcx
-	mov gs:[T], rcx
 .globl gate_lookup
 gate_lookup:
-	mov ecx, [rcx*4+TBL]
-.globl gate_jump
-gate_jump:
-	jmp rcx
+	jmp qword ptr [rcx*8+TBL]
 gate_efault:
 	mov dword ptr gs:[INAGENT], 1
 	mov dword ptr gs:[KIND], KINDEFAULT
@@ -626,13 +622,9 @@ gate_mask_after:
 gate_mask_done:
 	mov rcx, gs:[NEXT]
 	mov gs:[S], rcx
-	mov gs:[T], rcx
 .globl gate_mask_lookup
 gate_mask_lookup:
-	mov ecx, [rcx*4+TBL]
-.globl gate_mask_jump
-gate_mask_jump:
-	jmp rcx
+	jmp qword ptr [rcx*8+TBL]
 
 	.balign 8
 second:	.quad 1, 0			# struct timespec: how often a waiting thread looks whether the supervisor lives

@@ -22,7 +22,7 @@ var blockMask uint64 = abi.BlockMask
 
 // symbols are the names that the assembly uses for the layout.
 var symbols = map[string]int64{
-	"SELF": abi.Self, "S": abi.S, "T": abi.T, "AGENTSP": abi.AgentSP, "INAGENT": abi.InAgent,
+	"SELF": abi.Self, "S": abi.S, "AGENTSP": abi.AgentSP, "INAGENT": abi.InAgent,
 	"INGATE": abi.InGate, "PENDING": abi.Pending, "SETMASK": abi.SetMask, "NEXT": abi.Next,
 	"GATERAX": abi.GateRAX, "MASK": abi.Mask, "FRAME": abi.Frame, "SIGNO": abi.SigNo, "SLOT": abi.Slot,
 	"PID": abi.PID, "TID": abi.TID, "CHILD": abi.Child, "ALTSTACK": abi.SigStack, "STATE": abi.State,
