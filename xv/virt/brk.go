@@ -20,7 +20,7 @@ import (
 // were moved to near addresses, or into the virtualization region, where it could not grow. So the break
 // moves behind the lookup tables.
 const (
-	breakStart = 3 << 32
+	breakStart = (abi.TableEnd>>32 + 1) << 32
 	breakRange = 1 << 30 // as random as the kernel's
 
 	prSetMMMap = 14

@@ -358,7 +358,7 @@ func (as *addressSpace) privatize(th *thread) error {
 func (c *codeSpace) mapInto(th *thread) error {
 	const read, execute = unix.PROT_READ, unix.PROT_READ | unix.PROT_EXEC
 	parts := []mapping{{c.cache, abi.Cache, uint64(len(c.cache.view)), 0, execute, unix.MAP_FIXED}}
-	parts = append(parts, c.tableParts(0, abi.NearFirst, unix.MAP_FIXED)...)
+	parts = append(parts, c.tableParts(abi.NearStart, abi.NearFirst, unix.MAP_FIXED)...)
 	if c.upper {
 		parts = append(parts, c.tableParts(abi.NearFirst, abi.NearEnd, unix.MAP_FIXED)...)
 	}
