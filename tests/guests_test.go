@@ -79,6 +79,7 @@ var guests = []guest{
 	{src: "c/manythreads.c", kinds: glibc},
 	{src: "c/clones.c", kinds: glibc},
 	{src: "c/entries.c", kinds: glibc},
+	{src: "c/killedparent.c", kinds: glibc},
 	{src: "c/poll.c", kinds: harness.AllKinds},
 	{src: "c/jit.c", kinds: harness.AllKinds},
 	{src: "c/writers.c", kinds: glibc},

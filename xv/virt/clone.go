@@ -87,12 +87,12 @@ func (th *thread) cloneWith(regs *registers, k call, flags, stack uint64) {
 			// While the parent waits here it can't have been reaped, so the child is surely its own.
 			made = !errors.Is(s.settle(child.p, p, int(r)), errEnded)
 		}
-		if !made {
+		switch {
+		case made:
+		case child.p == p:
 			s.drop(child)
-			if child.p != p {
-				s.born(child.p)
-				child.p.as.leave()
-			}
+		default:
+			s.miscarried(child.p)
 		}
 		th.result(&parent, r)
 	}
@@ -129,7 +129,8 @@ func (th *thread) newChild(flags uint64) (*thread, error) {
 		as.leave()
 		return nil, err
 	}
-	s.expect(child, p)
+	child.parent = p
+	s.expect(t)
 	return t, nil
 }
 

@@ -10,6 +10,9 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"xvrun/loader"
+	"xvrun/xv/agent/abi"
 )
 
 // A new thread says who it is, in words that the guest can write. What the supervisor does to that
@@ -52,10 +55,55 @@ func (p *process) identify(pid int) (int, error) {
 			return child, nil
 		}
 	}
+	if found := s.orphan(pid); found != 0 {
+		return found, nil
+	}
 	if !unknown {
 		return 0, errEnded
 	}
 	return 0, fmt.Errorf("a new process says that it is %d, but it is no child of process %d", pid, p.pid)
+}
+
+// orphan finds a new process that sees itself as pid, and whose parent has died since it made it: one that
+// is not known yet, and has the contexts of this session mapped as only its processes have. It returns
+// 0 if there is none.
+func (s *Session) orphan(pid int) int {
+	if !s.has(pid) && s.mapsContexts(pid) {
+		return pid
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0
+	}
+	for _, e := range entries {
+		n, err := strconv.Atoi(e.Name())
+		if err == nil && !s.has(n) && innermostID(fmt.Sprintf("/proc/%d/status", n)) == pid && s.mapsContexts(n) {
+			return n
+		}
+	}
+	return 0
+}
+
+// mapsContexts reports whether a process has the contexts of this session at their place.
+func (s *Session) mapsContexts(pid int) bool {
+	var st unix.Stat_t
+	if unix.Fstat(s.contexts.fd, &st) != nil {
+		return false
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		return false
+	}
+	maps, err := loader.ParseMaps(text)
+	if err != nil {
+		return false
+	}
+	for _, v := range maps {
+		if v.Start == abi.Contexts {
+			return v.Inode == st.Ino && v.Dev == uint64(unix.Major(st.Dev))<<32|uint64(unix.Minor(st.Dev))
+		}
+	}
+	return false
 }
 
 // identifyThread returns the id of a new thread of p, which sees itself as tid.

@@ -18,6 +18,7 @@ type process struct {
 	s          *Session
 	pid        int
 	pidfd      int
+	parent     *process // that made it; nil: the first
 	dead       atomic.Bool
 	undumpable atomic.Bool          // prctl(PR_SET_DUMPABLE, 0), which is not passed on
 	threads    map[*thread]struct{} // guarded by Session.mu
@@ -110,7 +111,47 @@ func (s *Session) drop(th *thread) {
 	s.free = append(s.free, th.slot)
 }
 
-// newProcess makes a process for pid, which must exist and not be reaped yet.
+// maxBirth is how long a process whose parent has died meanwhile is waited for: the parent may have
+// died before it made the child.
+const maxBirth = 2 * time.Second
+
+// expect notes that a process is about to be made, whose first thread is th; born is its inverse.
+func (s *Session) expect(th *thread) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.births[th.p] = th
+	if th.p.parent.dead.Load() {
+		s.expire(th.p)
+	}
+}
+
+// expire ends the wait for a process whose parent has died.
+func (s *Session) expire(p *process) { time.AfterFunc(maxBirth, func() { s.miscarried(p) }) }
+
+// born reports whether p was expected until now.
+func (s *Session) born(p *process) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.births[p]
+	delete(s.births, p)
+	s.fewer.Broadcast()
+	return ok
+}
+
+// miscarried gives back what an expected process would have had.
+func (s *Session) miscarried(p *process) {
+	s.settling.Lock()
+	defer s.settling.Unlock()
+	s.mu.Lock()
+	th := s.births[p]
+	s.mu.Unlock()
+	if th != nil && s.born(p) {
+		s.drop(th)
+		p.as.leave()
+	}
+}
+
+// newProcess makes a process for pid, which must exist and not be reaped yet; 0: not known yet.
 func (s *Session) newProcess(pid int, as *addressSpace, actions *actionTable) *process {
 	return &process{s: s, pid: pid, pidfd: -1, as: as, actions: actions, threads: map[*thread]struct{}{}}
 }
@@ -168,6 +209,12 @@ func (s *Session) forget(p *process) {
 		s.free = append(s.free, th.slot)
 	}
 	clear(p.threads)
+	s.fewer.Broadcast()
+	for child := range s.births {
+		if child.parent == p {
+			s.expire(child)
+		}
+	}
 	s.mu.Unlock()
 	p.as.leave()
 	if p != s.first {

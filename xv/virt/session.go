@@ -37,8 +37,9 @@ type Session struct {
 	slots     [abi.MaxSlots + 1]*thread // from 1; nil: free
 	free      []int                     // released slots, to be used again
 	nextSlot  int
-	processes map[int]*process   // by pid
-	births    map[*process]birth // processes that are being made
+	processes map[int]*process     // by pid
+	births    map[*process]*thread // processes that are being made, with their first thread
+	fewer     *sync.Cond           // told when processes or births have become fewer
 	first     *process
 	left      []*codeSpace // of the last process
 	stop      func(syscall.Signal)
@@ -62,7 +63,8 @@ func Start(cfg *Config) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{cfg: *cfg, processes: map[int]*process{}, births: map[*process]birth{}, nextSlot: 1, ended: make(chan struct{}), started: time.Now()}
+	s := &Session{cfg: *cfg, processes: map[int]*process{}, births: map[*process]*thread{}, nextSlot: 1, ended: make(chan struct{}), started: time.Now()}
+	s.fewer = sync.NewCond(&s.mu)
 	if err := s.open(); err != nil {
 		s.release()
 		return nil, err
@@ -193,44 +195,11 @@ func (s *Session) Close() error {
 // WaitAll waits until no process of the guest is left: descendants may outlive the first process.
 func (s *Session) WaitAll() {
 	<-s.ended
-	for len(s.alive()) > 0 || s.expecting() {
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
-// birth is a process between the clone of its parent and its first request.
-type birth struct {
-	parent *process
-	since  time.Time
-}
-
-// maxBirth is how long a process whose parent has died meanwhile is waited for: the parent may have
-// died before it made the child.
-const maxBirth = 2 * time.Second
-
-// expecting reports whether a process is being made.
-func (s *Session) expecting() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for p, b := range s.births {
-		if b.parent.dead.Load() && time.Since(b.since) > maxBirth {
-			delete(s.births, p)
-		}
+	for len(s.processes) > 0 || len(s.births) > 0 {
+		s.fewer.Wait()
 	}
-	return len(s.births) > 0
-}
-
-// expect notes that parent is about to make p; born is its inverse.
-func (s *Session) expect(p, parent *process) {
-	s.mu.Lock()
-	s.births[p] = birth{parent, time.Now()}
-	s.mu.Unlock()
-}
-
-func (s *Session) born(p *process) {
-	s.mu.Lock()
-	delete(s.births, p)
-	s.mu.Unlock()
 }
 
 // abandon ends the threads that wait for an answer that will not come: those of a process that nobody
