@@ -1,6 +1,8 @@
 package tests
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -40,6 +42,65 @@ func TestKillXvrun(t *testing.T) {
 			r.Gone(5 * time.Second)
 		})
 	}
+}
+
+// TestOutlive has processes that live on after the program has ended. xvrun returns with the program's
+// status, a supervisor serves them to their end, and they die with it.
+func TestOutlive(t *testing.T) {
+	sh, bash := harness.Tool(t, "sh"), harness.Tool(t, "bash")
+	const wait = "while [ ! -e go ]; do sleep 0.02; done; echo done > done"
+	const quiet = " > /dev/null 2>&1 & "
+	for _, c := range []struct {
+		name string
+		argv []string
+	}{
+		{"orphan", []string{sh, "-c", "(" + wait + ")" + quiet + "exit 3"}},
+		{"grandchild", []string{sh, "-c", "(sleep 0.05; (" + wait + ")" + quiet + "exit 0)" + quiet + "exit 3"}},
+		{"nohup", []string{bash, "-c", "nohup bash -c '" + wait + "'" + quiet + "disown; exit 3"}},
+		{"session", []string{sh, "-c", "setsid sh -c '" + wait + "' < /dev/null" + quiet + "exit 3"}},
+		{"ignored-hangup", []string{bash, "-c", "trap '' HUP; set -m; (" + wait + ")" + quiet + "exit 3"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			r := harness.Start(t, harness.Command(t, c.argv[0], c.argv[1:]...))
+			if ws := r.Wait(20 * time.Second); !ws.Exited() || ws.ExitStatus() != 3 {
+				t.Errorf("%s, want exit status 3", harness.StatusString(ws))
+			}
+			if len(r.Guests()) == 0 {
+				t.Error("nobody lives on")
+			}
+			if err := os.WriteFile(filepath.Join(r.Dir, "go"), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			r.Gone(10 * time.Second)
+			if data, err := os.ReadFile(filepath.Join(r.Dir, "done")); string(data) != "done\n" {
+				t.Errorf("file of the process that lives on: %q, %v", data, err)
+			}
+		})
+	}
+	t.Run("output", func(t *testing.T) {
+		t.Parallel()
+		// Who waits for the end of the output doesn't wait for a daemon that has closed it.
+		command := `x=$("$@"); echo got $x`
+		daemon := "sleep 1000 < /dev/null > /dev/null 2>&1 & echo $!"
+		r := harness.Start(t, append([]string{bash, "-c", command, "bash"}, harness.Command(t, sh, "-c", daemon)...))
+		r.Wait(20 * time.Second)
+		if out := string(r.Stdout.Bytes()); !strings.HasPrefix(out, "got ") || len(r.Guests()) != 1 {
+			t.Errorf("%d guests, stdout %q", len(r.Guests()), out)
+		}
+	})
+	t.Run("killed-supervisor", func(t *testing.T) {
+		harness.NeedXvrun(t)
+		t.Parallel()
+		r := harness.Start(t, harness.Command(t, sh, "-c", "(sleep 1000; :) < /dev/null > /dev/null 2>&1 & exit 0"))
+		r.Wait(20 * time.Second)
+		for _, pid := range r.Processes() {
+			if harness.IsXvrun(pid) {
+				syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+		r.Gone(5 * time.Second)
+	})
 }
 
 // TestKillGuest ends the guest by a signal from outside: xvrun dies the same way.

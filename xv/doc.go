@@ -10,7 +10,8 @@
 //
 // A guest is the started process with all its descendants, which stay under
 // translation through fork and execve. The calling program serves them while
-// they run; they end when it ends.
+// they run, also those that outlive the first; they end when it ends, unless
+// it has handed them over to another one (Process.HandOver).
 //
 // Guests need Linux on x86-64. Elsewhere the package builds, and starting a
 // guest gives an error that is errors.ErrUnsupported.

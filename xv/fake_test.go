@@ -59,6 +59,8 @@ func (s *fakeSession) Wait() (virt.Status, error) {
 
 func (s *fakeSession) WaitAll() {}
 
+func (s *fakeSession) HandOver(string, []string) error { return os.ErrProcessDone }
+
 func (s *fakeSession) Signal(sig syscall.Signal) error { return s.cmd.Process.Signal(sig) }
 
 func (s *fakeSession) SetStopHandler(f func(syscall.Signal)) { s.stop = f }

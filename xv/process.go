@@ -23,6 +23,7 @@ type session interface {
 	Pid() int
 	Wait() (virt.Status, error)
 	WaitAll()
+	HandOver(program string, argv []string) error
 	Signal(sig syscall.Signal) error
 	SetStopHandler(f func(sig syscall.Signal))
 	Stats() virt.Stats
@@ -71,8 +72,28 @@ func (p *Process) Wait() (*ProcessState, error) {
 	return p.state, nil
 }
 
-// WaitAll waits until no process of the guest is left.
+// WaitAll waits until no process of the guest is left, or they were handed
+// over.
 func (p *Process) WaitAll() { <-p.gone }
+
+// HandOver gives the processes that have outlived the first one to another
+// supervisor: it executes program with argv, in a session of its own and with
+// the null device as its standard descriptors, and that program has to call
+// TakeOver. HandOver waits for the end of the first process, and returns when
+// the guest is served by the new process; this one may then end without ending
+// the guest, and WaitAll returns. After an error everything is as before, and
+// the call can be repeated: a thread of the guest may be stopped, or the kernel
+// may not allow it (kernel.yama.ptrace_scope). The error is os.ErrProcessDone
+// if no process is left.
+//
+// A Trace that is an *os.File goes on in the new process, any other ends.
+func (p *Process) HandOver(program string, argv ...string) error {
+	return p.s.HandOver(program, argv)
+}
+
+// TakeOver serves the guest that another process has handed over by executing
+// this one, and returns when no process of it is left.
+func TakeOver() error { return takeOver() }
 
 // Signal sends a signal to the first process. After its end the error is
 // os.ErrProcessDone.

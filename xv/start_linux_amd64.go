@@ -16,6 +16,15 @@ var start = func(cfg *virt.Config) (session, error) {
 	return s, nil
 }
 
+func takeOver() error {
+	s, err := virt.TakeOver()
+	if err != nil {
+		return err
+	}
+	s.WaitAll()
+	return s.Close()
+}
+
 func cpuTime(u *syscall.Rusage) (user, system time.Duration) {
 	if u == nil {
 		return 0, 0

@@ -12,8 +12,10 @@ import (
 	"xvrun/xv/virt"
 )
 
-var start = func(*virt.Config) (session, error) {
-	return nil, fmt.Errorf("xv: guests need linux/amd64, this is %s/%s: %w", runtime.GOOS, runtime.GOARCH, errors.ErrUnsupported)
-}
+var errUnsupported = fmt.Errorf("xv: guests need linux/amd64, this is %s/%s: %w", runtime.GOOS, runtime.GOARCH, errors.ErrUnsupported)
+
+var start = func(*virt.Config) (session, error) { return nil, errUnsupported }
+
+func takeOver() error { return errUnsupported }
 
 func cpuTime(*syscall.Rusage) (user, system time.Duration) { return 0, 0 }

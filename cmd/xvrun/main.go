@@ -44,6 +44,10 @@ examples:
 The exit status is the program's; if a signal kills the program, xvrun dies by
 the same signal. xvrun's own failures are 125, a program that cannot be executed
 is 126, one that is not found 127.
+
+Daemons and background jobs that the program leaves behind go on, served by a
+process "xvrun: supervisor". If xvrun is killed before the program has ended, the
+program and all that it started die.
 `
 
 // options are what the command line asks for.
@@ -81,6 +85,10 @@ func parse(args []string) (*options, error) {
 func main() {
 	// The first collection at 16 MiB instead of 4: most runs end before.
 	debug.SetGCPercent(400)
+	if os.Args[0] == supervisor {
+		supervise()
+		return
+	}
 	finish(run(os.Args[1:]))
 }
 
@@ -147,11 +155,10 @@ func run(args []string) (end outcome) {
 	if _, ended := errors.AsType[*xv.ExitError](err); err != nil && !ended {
 		return fail(fmt.Errorf("%q: %w", o.program[0], err))
 	}
-	// Native descendants would live on; under translation they need xvrun.
 	if m.hungUp() {
 		cmd.Process.KillAll()
 	}
-	cmd.Process.WaitAll()
+	leave(cmd.Process)
 	if o.stats {
 		printStats(report, cmd.Process.Stats())
 	}

@@ -177,26 +177,20 @@ func TestKilled(t *testing.T) {
 	syscall.Kill(pid, syscall.SIGKILL)
 }
 
-// TestBackground checks that xvrun serves what outlives the program, and that
-// a signal then ends the rest.
+// TestBackground checks that what outlives the program is served, and that
+// xvrun doesn't wait for it.
 func TestBackground(t *testing.T) {
 	out, err := exec.Command(xvrun, "sh", "-c", "(sleep 0.2; echo later) & echo now; exit 6").Output()
 	if string(out) != "now\nlater\n" || err == nil || err.Error() != "exit status 6" {
 		t.Errorf("%q, %v", out, err)
 	}
-	var text transcript
-	cmd := exec.Command(xvrun, "sh", "-c", "sleep 60 & echo now")
-	cmd.Stdout = &text
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	out, err = exec.Command(xvrun, "sh", "-c", "sleep 60 > /dev/null & echo $!").Output()
+	var pid int
+	if _, scanned := fmt.Sscan(string(out), &pid); scanned != nil || err != nil {
+		t.Fatalf("%q, %v", out, err)
 	}
-	text.await(t, "now")
-	time.Sleep(100 * time.Millisecond)
-	cmd.Process.Signal(syscall.SIGTERM)
-	begin := time.Now()
-	cmd.Wait()
-	if d := time.Since(begin); d > 10*time.Second || cmd.ProcessState.ExitCode() != 0 {
-		t.Errorf("after %v: %v", d, cmd.ProcessState)
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Errorf("the background job %d: %v", pid, err)
 	}
 }
 

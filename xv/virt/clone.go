@@ -80,26 +80,26 @@ func (th *thread) cloneWith(regs *registers, k call, flags, stack uint64) {
 	} else {
 		child.alt.flags = ssDisable
 	}
-	parent := *regs
-	th.done = func(r int64) {
-		made := r >= 0
-		if made && child.p != p {
-			// While the parent waits here it can't have been reaped, so the child is surely its own.
-			made = !errors.Is(s.settle(child.p, p, int(r)), errEnded)
-		}
-		switch {
-		case made:
-		case child.p == p:
-			s.drop(child)
-		default:
-			s.miscarried(child.p)
-		}
-		th.result(&parent, r)
-	}
-	th.resuming = parent
+	th.passed = &passed{child: child}
+	th.resuming = *regs
 	th.ctx.setU64(abi.Child, child.ctx.addr)
 	th.ctx.setCall(abi.Call, k)
 	th.reply(abi.OpClone, 0)
+}
+
+// cloned is called when the clone of child is done, with its result: an error or the child's id, as its
+// parent sees it.
+func (th *thread) cloned(child *thread, r int64) {
+	s := th.p.s
+	switch {
+	case child.p == th.p:
+		if r < 0 {
+			s.drop(child)
+		}
+	// While the parent waits here a child can't have been reaped, so it is surely its own.
+	case r < 0 || errors.Is(s.settle(child.p, th.p, int(r)), errEnded):
+		s.miscarried(child.p)
+	}
 }
 
 // newChild makes the thread, and unless it is one of the same process, the process.
@@ -152,6 +152,9 @@ func (th *thread) begun(parent *process, state registers, flags uint64) {
 		}
 		if err != nil {
 			s.fail(parent, err)
+			if th.p.pidfd >= 0 {
+				s.fail(th.p, err)
+			}
 			return
 		}
 		th.tid = th.p.pid
@@ -201,9 +204,8 @@ func (th *thread) exec(regs *registers, k call, dirfd, pathAddr, flags uint64) {
 		th.result(regs, -int64(unix.EAGAIN))
 		return
 	}
-	saved := *regs
-	th.resuming = saved
-	th.done = func(r int64) { th.result(&saved, r) }
+	th.resuming = *regs
+	th.passed = &passed{}
 	th.tracedExec(next, k)
 }
 

@@ -66,9 +66,9 @@ func (s *Session) setLimits(p *process) error {
 }
 
 // countSpace has the supervisor look at changes of the program break once a process is limited. What maps
-// memory it sees anyway.
+// memory it sees anyway. After a handover it looks at all of them, and can't write the agent's memory.
 func (s *Session) countSpace(l limit) {
-	if l.soft != infinite {
+	if l.soft != infinite && !s.agent.readOnly {
 		agent.HandOff(s.agent.view, unix.SYS_BRK)
 	}
 }

@@ -26,6 +26,9 @@ func (th *thread) linkMiss() {
 	// rcx is in S where a branch leaves its region, and perhaps not in its register.
 	th.ctx.setU64(abi.RAX+8*rcx, th.ctx.u64(abi.S))
 	regs := th.ctx.registers()
+	if s.draining.Load() && th.retryBranch(stub, regs) {
+		return
+	}
 	resume, target, isCall, err := th.takeLink(stub)
 	if s.cfg.Trace != nil {
 		s.trace("%d: branch to %#x: %#x %v", th.tid, target, resume, errText(err))
@@ -50,6 +53,20 @@ func (th *thread) linkMiss() {
 	}
 }
 
+// retryBranch lets the thread continue at the direct branch that has this exit stub; it reports whether
+// there is one.
+func (th *thread) retryBranch(stub uint32, regs registers) bool {
+	rec, ok := th.p.as.enter().space.Recover(stub)
+	th.p.as.exit()
+	if !ok {
+		return false
+	}
+	regs.rip = rec.RIP
+	regs.gpr[rsp] += uint64(int64(rec.RSPAdd))
+	th.resumeAt(regs)
+	return true
+}
+
 // takeLink binds the link of an exit stub. If the cache is full the branch is answered without
 // binding it, since the stub's memory may be used again meanwhile.
 func (th *thread) takeLink(stub uint32) (resume uint32, target uint64, isCall bool, err error) {
@@ -64,7 +81,7 @@ func (th *thread) takeLink(stub uint32) (resume uint32, target uint64, isCall bo
 		return resume, target, isCall, err
 	}
 	if isCall {
-		resume, err = th.lookup(func(sp *tcache.Space) (uint32, error) { return sp.FillCall(codeReader{th}, target) })
+		resume, err = th.lookup(target, func(sp *tcache.Space) (uint32, error) { return sp.FillCall(codeReader{th}, target) })
 	} else {
 		resume, err = th.jump(target)
 	}
@@ -78,7 +95,7 @@ func (th *thread) timed(start time.Time) {
 
 // jump returns the cache address at which th can continue at the original address orig.
 func (th *thread) jump(orig uint64) (uint32, error) {
-	return th.lookup(func(sp *tcache.Space) (uint32, error) { return sp.Jump(codeReader{th}, orig) })
+	return th.lookup(orig, func(sp *tcache.Space) (uint32, error) { return sp.Jump(codeReader{th}, orig) })
 }
 
 // resumeAt lets th continue with the original state regs.
@@ -103,10 +120,10 @@ func (th *thread) tableMiss(target uint64, isCall bool) (uint32, error) {
 	var err error
 	if isCall {
 		s.counters.callMisses.Add(1)
-		cache, err = th.lookup(func(sp *tcache.Space) (uint32, error) { return sp.FillCall(codeReader{th}, target) })
+		cache, err = th.lookup(target, func(sp *tcache.Space) (uint32, error) { return sp.FillCall(codeReader{th}, target) })
 	} else {
 		s.counters.jumpMisses.Add(1)
-		cache, err = th.lookup(func(sp *tcache.Space) (uint32, error) { return sp.FillJump(codeReader{th}, target) })
+		cache, err = th.lookup(target, func(sp *tcache.Space) (uint32, error) { return sp.FillJump(codeReader{th}, target) })
 	}
 	if s.cfg.Trace != nil {
 		s.trace("%d: indirect branch to %#x (call %v): %#x %v", th.tid, target, isCall, cache, errText(err))

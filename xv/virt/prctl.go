@@ -74,7 +74,11 @@ func (th *thread) prctl(regs *registers) {
 			return
 		}
 		th.p.undumpable.Store(a[1] == 0)
-		th.result(regs, 0)
+		if a[1] == 0 {
+			th.result(regs, 0)
+			return
+		}
+		th.finish(regs, call{unix.SYS_PRCTL, a}) // the kernel makes a process undumpable that gives up a privilege
 	case unix.PR_GET_DUMPABLE:
 		if th.p.undumpable.Load() {
 			th.result(regs, 0)

@@ -4,6 +4,7 @@ package virt
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,6 +38,7 @@ type thread struct {
 	ctx    context
 	tid    int
 	dead   atomic.Bool
+	left   bool    // it executes elsewhere, after an execve; guarded by Session.mu
 	server *server // that answers the request
 
 	alt      signalStack
@@ -45,18 +47,28 @@ type thread struct {
 	answered atomic.Uint64 // the same of the last answer
 	parked   atomic.Bool   // the handler waits for room in the cache
 	away     atomic.Bool   // in a system call that the supervisor passed on
+	busy     atomic.Bool   // a server is at work on its request
+	waits    atomic.Bool   // with its request, see drain
+	zeroed   atomic.Bool   // it was last sent to address 0, see drain
 	kicked   time.Time     // when kick was last called; guarded by the cache's lock
 	kickID   atomic.Uint64 // tells the kick on its way from what the guest sends; 0: none
 
-	op       uint32             // last answer but OpRemote
-	raising  *raising           // to be delivered by the trap at address 0 that was asked for
-	undo     *undo              // state before the system call that was just answered
-	done     func(result int64) // continues the request when Call is done
-	starting func()             // what the first request of the thread does
-	held     []siginfo          // signals of SyncMask that processes sent and the guest blocks
-	trap     trapWords          // of the last fault that the guest saw
-	arrived  bool               // the guest is in single steps, and has done an instruction
-	skipStep bool               // it is, and the next instruction that starts comes without a trap
+	op       uint32    // last answer but OpRemote
+	raising  *raising  // to be delivered by the trap at address 0 that was asked for
+	undo     *undo     // state before the system call that was just answered
+	passed   *passed   // the system call that it was let do, nil: none
+	starting func()    // what the first request of the thread does
+	held     []siginfo // signals of SyncMask that processes sent and the guest blocks
+	trap     trapWords // of the last fault that the guest saw
+	arrived  bool      // the guest is in single steps, and has done an instruction
+	skipStep bool      // it is, and the next instruction that starts comes without a trap
+}
+
+// passed is a system call that a thread does in OpGate, OpClone or OpExec. Its result ends the guest's
+// system call, whose original state is in thread.resuming.
+type passed struct {
+	child *thread // that it makes, nil: none
+	opens bool    // it opens a file by name
 }
 
 // thread returns the thread of a slot, nil if it is free or out of range.
@@ -75,8 +87,7 @@ func (s *Session) newThread(p *process) (*thread, error) {
 	defer s.mu.Unlock()
 	slot := 0
 	for i, f := range s.free {
-		// A thread that exits still executes the agent's last instructions.
-		if old := s.slots[f]; old == nil || old.p.dead.Load() || unix.Tgkill(old.p.pid, old.tid, 0) == unix.ESRCH {
+		if !s.slots[f].lingers() && !s.rung(f) {
 			slot = f
 			s.free = append(s.free[:i], s.free[i+1:]...)
 			break
@@ -89,14 +100,31 @@ func (s *Session) newThread(p *process) (*thread, error) {
 		slot = s.nextSlot
 		s.nextSlot++
 	}
+	th := s.threadIn(slot, p)
+	th.ctx.reset(slot)
+	return th, nil
+}
+
+// rung reports whether a slot is on the list of a doorbell.
+func (s *Session) rung(slot int) bool {
+	return slices.ContainsFunc(s.bells, func(b *bell) bool { return b.lists(slot) })
+}
+
+// lingers reports whether the slot of a thread that has ended cannot be used yet: a thread that exits still executes
+// the agent's last instructions, and a server may still be at work on a last request.
+func (th *thread) lingers() bool {
+	return th != nil && (th.busy.Load() || !th.left && !th.p.dead.Load() && unix.Tgkill(th.p.pid, th.tid, 0) != unix.ESRCH)
+}
+
+// threadIn makes the thread of p that has a slot. The caller holds mu.
+func (s *Session) threadIn(slot int, p *process) *thread {
 	addr := uint64(abi.Slots + slot*abi.SlotSize)
 	off := addr - abi.Contexts
 	th := &thread{p: p, slot: slot, ctx: context{mem: s.contexts.view[off : off+abi.SlotSize], addr: addr}}
-	th.ctx.reset(slot)
 	s.slots[slot] = th
 	p.threads[th] = struct{}{}
 	s.counters.threads.Add(1)
-	return th, nil
+	return th
 }
 
 // drop gives the slot of a thread that is ending back.
@@ -229,6 +257,7 @@ type deathWatch struct {
 	epoll int
 	wake  int // eventfd that ends the watch
 	start sync.Once
+	done  chan struct{} // closed when the watch has ended
 	mu    sync.Mutex
 	procs map[int32]*process // by pidfd
 }
@@ -243,7 +272,7 @@ func newDeathWatch(s *Session) (*deathWatch, error) {
 		unix.Close(ep)
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
-	d := &deathWatch{s: s, epoll: ep, wake: wake, procs: map[int32]*process{}}
+	d := &deathWatch{s: s, epoll: ep, wake: wake, done: make(chan struct{}), procs: map[int32]*process{}}
 	unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, wake, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)})
 	return d, nil
 }
@@ -261,6 +290,7 @@ func (d *deathWatch) watch(p *process) error {
 }
 
 func (d *deathWatch) run() {
+	defer close(d.done)
 	defer unix.Close(d.wake)
 	defer unix.Close(d.epoll)
 	events := make([]unix.EpollEvent, 16)
@@ -294,6 +324,7 @@ func (d *deathWatch) close() {
 		started = false
 		unix.Close(d.wake)
 		unix.Close(d.epoll)
+		close(d.done)
 	})
 	if started {
 		unix.Write(d.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})

@@ -92,10 +92,14 @@ func (th *thread) isKick(si *siginfo) bool {
 	return unix.Signal(si.signo()) == unix.SIGTRAP && si.code() == kickCode && id != 0 && th.kickID.CompareAndSwap(id, 0)
 }
 
-// lookup asks the translation cache, and waits for room in it when it is full.
-func (th *thread) lookup(f func(*tcache.Space) (uint32, error)) (uint32, error) {
+// lookup asks the translation cache where th can continue at the original address orig, and waits for
+// room in it when it is full.
+func (th *thread) lookup(orig uint64, f func(*tcache.Space) (uint32, error)) (uint32, error) {
 	as := th.p.as
 	for {
+		if th.zero(orig) {
+			return 0, nil
+		}
 		cache, err := func() (uint32, error) {
 			c := as.enter()
 			defer as.exit()

@@ -91,7 +91,7 @@ func (th *thread) deferred() {
 		}
 		return
 	case abi.OpGate: // has not happened
-		th.done = nil
+		th.passed = nil
 		regs.rip -= syscallLen
 		regs.gpr[rax] = th.ctx.u64(abi.GateRAX)
 	default:

@@ -17,7 +17,7 @@ import (
 // reaper is the process that ends the guest's processes when the supervisor dies, even by SIGKILL. It
 // learns of that by the end of a pipe. It is not the guests' parent and needs no privilege.
 type reaper struct {
-	pid  int
+	pid  int      // 0: another supervisor has started it
 	pipe *os.File // write end, which nobody else holds
 	pids *shared
 
@@ -53,6 +53,20 @@ func (r *reaper) start(contexts *shared) {
 func (r *reaper) ready() error {
 	<-r.started
 	return r.err
+}
+
+// adoptReaper returns the reaper that another supervisor has started.
+func adoptReaper(pids *shared, pipe *os.File) *reaper {
+	r := &reaper{pids: pids, pipe: pipe, slot: map[int]int{}, next: abi.ReaperPIDs, started: make(chan struct{})}
+	close(r.started)
+	for i := range abi.ReaperPIDs {
+		if pid := word32(pids.view, 4*i).Load(); pid != 0 {
+			r.slot[int(pid)] = i
+		} else {
+			r.free = append(r.free, i)
+		}
+	}
+	return r
 }
 
 func (r *reaper) spawn(contexts *shared) error {
@@ -126,11 +140,23 @@ func (r *reaper) stop() {
 	if r.ready() == nil {
 		r.pipe.Write([]byte{1})
 		r.pipe.Close()
-		for {
-			if _, err := unix.Wait4(r.pid, nil, 0, nil); err != unix.EINTR {
-				break
-			}
-		}
+		r.wait()
 	}
 	r.pids.close()
+}
+
+// part leaves the reaper to another supervisor, which has the pipe too.
+func (r *reaper) part() {
+	r.pipe.Close()
+	r.pids.close()
+	go r.wait()
+}
+
+// wait waits for the end of the reaper if it is a child of this process.
+func (r *reaper) wait() {
+	for r.pid != 0 {
+		if _, err := unix.Wait4(r.pid, nil, 0, nil); err != unix.EINTR {
+			break
+		}
+	}
 }

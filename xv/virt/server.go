@@ -42,8 +42,8 @@ type server struct {
 // guest thread's remote system calls.
 const maxServers = 8
 
-// startServers starts a server for each CPU that this process may use.
-func (s *Session) startServers() error {
+// hangBells makes a doorbell for each CPU that this process may use.
+func (s *Session) hangBells() error {
 	var cpus unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &cpus); err != nil {
 		return fmt.Errorf("sched_getaffinity: %w", err)
@@ -57,12 +57,17 @@ func (s *Session) startServers() error {
 		header[abi.CPUMap-abi.Contexts+cpu] = byte(i)
 		s.bells = append(s.bells, &bell{s: s, cpu: cpu, head: word32(header, 64*i), asleep: word32(header, 64*i+4)})
 	}
+	return nil
+}
+
+// startServers starts a server for each doorbell; none runs.
+func (s *Session) startServers() {
 	for _, b := range s.bells {
 		b.mu.Lock()
+		b.count = 0
 		b.start()
 		b.mu.Unlock()
 	}
-	return nil
 }
 
 // start adds a server, the new leader.
@@ -82,14 +87,12 @@ func (me *server) serve() {
 	var cpus unix.CPUSet
 	cpus.Set(b.cpu)
 	unix.SchedSetaffinity(0, &cpus) // a CPU that went away since: unpinned works too
-	for !b.s.closed.Load() || len(b.s.alive()) > 0 {
+	for !b.s.resting.Load() && (!b.s.closed.Load() || len(b.s.alive()) > 0) {
 		if !me.lead() {
 			<-me.turn
 			continue
 		}
-		if slot := b.head.Swap(0); slot != 0 {
-			b.take(slot)
-		}
+		b.take()
 		if th := b.next(); th != nil {
 			th.server = me
 			th.handle()
@@ -167,22 +170,40 @@ func (me *server) count(n int) {
 	me.bell.mu.Unlock()
 }
 
-// take queues the list of requests that begins with slot, in order of arrival. The guest may have
-// damaged the list.
-func (b *bell) take(slot uint32) {
-	var list []*thread
-	for n := 0; slot != 0 && n < abi.MaxSlots; n++ {
-		th := b.s.thread(slot)
-		if th == nil {
-			break
-		}
-		list = append(list, th)
-		slot = th.ctx.u32(abi.Link)
+// take queues the requests on the list, in order of arrival.
+func (b *bell) take() {
+	if b.head.Load() == 0 {
+		return
 	}
-	slices.Reverse(list)
+	b.mu.Lock()
+	slots := b.listed(b.head.Swap(0))
+	b.mu.Unlock()
+	var list []*thread
+	for _, slot := range slices.Backward(slots) {
+		if th := b.s.thread(slot); th != nil {
+			list = append(list, th)
+		}
+	}
 	b.mu.Lock()
 	b.queue = append(b.queue, list...)
 	b.mu.Unlock()
+}
+
+// listed returns the slots of the list that begins with slot. The guest may have damaged the list. The
+// caller holds mu, so that no slot of it is used by another thread meanwhile.
+func (b *bell) listed(slot uint32) (slots []uint32) {
+	for slot != 0 && slot <= abi.MaxSlots-1 && len(slots) < abi.MaxSlots {
+		slots = append(slots, slot)
+		slot = word32(b.s.contexts.view, abi.Slots-abi.Contexts+int(slot)*abi.SlotSize+abi.Link).Load()
+	}
+	return slots
+}
+
+// lists reports whether a slot is on the list. Its thread, which has ended, may have rung before.
+func (b *bell) lists(slot int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Contains(b.listed(b.head.Load()), uint32(slot))
 }
 
 // next takes a request off the queue.
@@ -197,6 +218,16 @@ func (b *bell) next() *thread {
 	return th
 }
 
+// requeue lets a server look at requests that a server has taken off a doorbell's list and not answered. A request
+// that is still on a list must not be answered: its thread could ring again, and would be on the list twice.
+func (s *Session) requeue(list ...*thread) {
+	b := s.bells[0]
+	b.mu.Lock()
+	b.queue = append(b.queue, list...)
+	b.mu.Unlock()
+	futexWake(b.head)
+}
+
 // ringAll wakes the leaders, to see that the session is closed.
 func (s *Session) ringAll() {
 	for _, b := range s.bells {
@@ -209,13 +240,27 @@ type gone struct{}
 
 // handle answers the request of th.
 func (th *thread) handle() {
-	defer th.p.s.guard(th.p)
-	if !word32(th.ctx.mem, abi.State).CompareAndSwap(abi.StateRequest, abi.StateTaken) {
-		th.p.s.trace("%d: rung without a request, state %d", th.tid, th.ctx.u32(abi.State))
+	s := th.p.s
+	defer s.guard(th.p)
+	th.busy.Store(true) // the slot is not given to another thread from now on
+	defer th.busy.Store(false)
+	if s.thread(uint32(th.slot)) != th { // it was: th has ended since it rang
 		return
 	}
-	th.p.s.counters.handoffs.Add(1)
+	state := word32(th.ctx.mem, abi.State)
+	if !state.CompareAndSwap(abi.StateRequest, abi.StateTaken) {
+		s.trace("%d: rung without a request, state %d", th.tid, state.Load())
+		return
+	}
+	if th.hold() {
+		return
+	}
+	th.waits.Store(false)
+	s.counters.handoffs.Add(1)
 	th.away.Store(false)
+	if th.p.as.unmapped.Load() {
+		th.mapCache()
+	}
 	kind := th.ctx.u32(abi.Kind)
 	switch kind {
 	case abi.KindDeferred:
@@ -247,7 +292,7 @@ func (th *thread) handle() {
 	case abi.KindFault:
 		th.agentFault()
 	default:
-		th.p.s.fail(th.p, fmt.Errorf("process %d: request of unknown kind %d: the guest damaged its thread context", th.p.pid, kind))
+		s.fail(th.p, fmt.Errorf("process %d: request of unknown kind %d: the guest damaged its thread context", th.p.pid, kind))
 	}
 }
 

@@ -46,7 +46,10 @@ type Session struct {
 	failure   error // what the supervisor could not do; the guest was killed for it
 
 	settling sync.Mutex // see settle
+	handing  sync.Mutex // held by HandOver and Close
 	closed   atomic.Bool
+	draining atomic.Bool   // see drain
+	resting  atomic.Bool   // the servers end although there are processes
 	ended    chan struct{} // closed when the first process was reaped
 	status   Status
 	counters counters
@@ -63,8 +66,7 @@ func Start(cfg *Config) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{cfg: *cfg, processes: map[int]*process{}, births: map[*process]*thread{}, nextSlot: 1, ended: make(chan struct{}), started: time.Now()}
-	s.fewer = sync.NewCond(&s.mu)
+	s := newSession(cfg)
 	if err := s.open(); err != nil {
 		s.release()
 		return nil, err
@@ -82,6 +84,15 @@ func Start(cfg *Config) (*Session, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+func newSession(cfg *Config) *Session {
+	s := &Session{
+		cfg: *cfg, processes: map[int]*process{}, births: map[*process]*thread{}, nextSlot: 1,
+		ended: make(chan struct{}), started: time.Now(),
+	}
+	s.fewer = sync.NewCond(&s.mu)
+	return s
 }
 
 // open makes the shared memory and starts the servers.
@@ -110,7 +121,11 @@ func (s *Session) open() error {
 		return err
 	}
 	s.reaper.start(s.contexts)
-	return s.startServers()
+	if err = s.hangBells(); err != nil {
+		return err
+	}
+	s.startServers()
+	return nil
 }
 
 // release frees what open made. The servers must have nothing left to serve. The memory goes after the
@@ -172,6 +187,8 @@ func (s *Session) Wait() (Status, error) {
 // Close kills what is left of the guest and frees what the session holds. Processes that outlive the
 // first one are served until then.
 func (s *Session) Close() error {
+	s.handing.Lock()
+	defer s.handing.Unlock()
 	if s.closed.Swap(true) {
 		return nil
 	}
@@ -200,6 +217,13 @@ func (s *Session) WaitAll() {
 	for len(s.processes) > 0 || len(s.births) > 0 {
 		s.fewer.Wait()
 	}
+}
+
+// childless reports whether no process of the guest is left.
+func (s *Session) childless() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.processes) == 0 && len(s.births) == 0
 }
 
 // abandon ends the threads that wait for an answer that will not come: those of a process that nobody

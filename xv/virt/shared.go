@@ -17,6 +17,8 @@ type shared struct {
 	fd     int
 	view   []byte
 	sealed bool // guests can't write it
+
+	readOnly bool // nor can this process, which has not made it
 }
 
 // newShared makes an object of size bytes, of which only what is touched takes memory. A sealed
@@ -34,10 +36,9 @@ func newShared(name string, size int, sealed bool) (*shared, error) {
 		s.close()
 		return nil, fmt.Errorf("ftruncate to %d bytes: %w", size, err)
 	}
-	s.view, err = unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
-	if err != nil {
+	if err := s.look(size, unix.PROT_READ|unix.PROT_WRITE); err != nil {
 		s.close()
-		return nil, fmt.Errorf("mmap of %d bytes: %w", size, err)
+		return nil, err
 	}
 	seals := unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
 	if sealed {
@@ -48,6 +49,37 @@ func newShared(name string, size int, sealed bool) (*shared, error) {
 		return nil, fmt.Errorf("sealing: %w", err)
 	}
 	return s, nil
+}
+
+// openShared returns an object that another supervisor has made. A sealed one can only be read.
+func openShared(fd int) (*shared, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, fmt.Errorf("descriptor %d: %w", fd, err)
+	}
+	s := &shared{fd: fd}
+	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
+	if err != nil {
+		return nil, fmt.Errorf("seals of descriptor %d: %w", fd, err)
+	}
+	prot := unix.PROT_READ | unix.PROT_WRITE
+	if seals&unix.F_SEAL_FUTURE_WRITE != 0 {
+		s.sealed, s.readOnly = true, true
+		prot = unix.PROT_READ
+	}
+	if err := s.look(int(st.Size), prot); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// look maps the object.
+func (s *shared) look(size, prot int) (err error) {
+	s.view, err = unix.Mmap(s.fd, 0, size, prot, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	if err != nil {
+		return fmt.Errorf("mmap of %d bytes: %w", size, err)
+	}
+	return nil
 }
 
 func (s *shared) close() {

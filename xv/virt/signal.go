@@ -203,7 +203,7 @@ func (th *thread) writeTrap(f frame, addr uint64, regs registers) {
 	}
 	// The instruction lies in the page that it writes: translating it as usual would protect the page
 	// again. It runs alone, from a translation that is used once.
-	cache, err := th.lookup(func(sp *tcache.Space) (uint32, error) { return sp.Once(rawReader{th}, regs.rip) })
+	cache, err := th.lookup(regs.rip, func(sp *tcache.Space) (uint32, error) { return sp.Once(rawReader{th}, regs.rip) })
 	if err != nil {
 		th.raise(f, th.fetchFault(regs.rip, err), regs)
 		return

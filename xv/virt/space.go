@@ -28,6 +28,8 @@ type addressSpace struct {
 	code   *codeSpace
 	closed bool // no process is left
 
+	unmapped atomic.Bool // the cache is not mapped yet, see mapCache
+
 	rangesMu  sync.RWMutex
 	ranges    ranges              // memory that the guest may execute; the kernel's mappings are never executable
 	protected map[uint64]struct{} // pages that the guest may write, but were made read-only when translated
@@ -352,6 +354,31 @@ func (as *addressSpace) privatize(th *thread) error {
 	as.code = c
 	old.leave()
 	return nil
+}
+
+// mapCache maps the cache that another supervisor's is replaced by, if that is still to be done. No thread is
+// in the old one.
+func (th *thread) mapCache() {
+	as := th.p.as
+	mapped := func() bool {
+		as.mu.Lock()
+		defer as.mu.Unlock()
+		if as.closed {
+			panic(gone{})
+		}
+		if !as.unmapped.Load() {
+			return false
+		}
+		if err := as.code.mapInto(th); err != nil {
+			th.p.s.fail(th.p, err)
+			panic(gone{})
+		}
+		as.unmapped.Store(false)
+		return true
+	}()
+	if mapped {
+		th.restoreFiles()
+	}
 }
 
 // mapInto maps cache and tables into the address space of th, over what is there.

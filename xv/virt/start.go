@@ -487,6 +487,7 @@ func (th *thread) executed(next *thread, tid int) error {
 	for other := range p.threads { // only the caller of execve lives on, in its new context
 		other.dead.Store(true)
 		futexWake(word32(other.ctx.mem, abi.State))
+		other.left = true
 		s.free = append(s.free, other.slot)
 		delete(p.threads, other)
 	}

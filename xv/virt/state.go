@@ -174,17 +174,17 @@ func (th *thread) originalInAgent(regs registers) (registers, position, error) {
 		regs = th.resuming
 		regs.rip -= syscallLen
 		regs.gpr[rax] = th.ctx.u64(abi.GateRAX)
-		th.done = nil
+		th.passed = nil
 	case agent.AfterGate2:
 		result := regs.gpr[rax]
 		regs = th.resuming
 		regs.gpr[rax] = result
-		th.done = nil
+		th.passed = nil
 		return regs, atCallEnd, nil
 	case agent.StoredGate2:
 		regs = th.resuming
 		regs.gpr[rax] = th.ctx.u64(abi.Call + callResult)
-		th.done = nil
+		th.passed = nil
 		return regs, atCallEnd, nil
 	default:
 		return regs, atOther, fmt.Errorf("defect of xv: signal %d at %#x of the agent in process %d", th.ctx.u32(abi.SigNo), regs.rip, th.p.pid)

@@ -149,26 +149,28 @@ func (th *thread) finish(regs *registers, k call) {
 // gateCall ends a system call with the result of k, which may sleep and be interrupted.
 func (th *thread) gateCall(regs registers, k call) {
 	th.resuming = regs
-	th.done = func(r int64) {
-		if openCalls[uint64(k.nr)] && r >= 0 {
-			th.substitute(r)
-		}
-		th.result(&regs, r)
-	}
+	th.passed = &passed{opens: openCalls[uint64(k.nr)]}
 	th.ctx.setU64(abi.GateRAX, uint64(k.nr))
 	th.ctx.setCall(abi.Call, k)
 	th.reply(abi.OpGate, 0)
 }
 
-// callDone continues the handler that let the thread do the system call in Call.
+// callDone ends a system call that the thread was let do with the result in Call.
 func (th *thread) callDone() {
-	done := th.done
-	th.done = nil
-	if done == nil {
+	k := th.passed
+	th.passed = nil
+	if k == nil {
 		th.p.s.fail(th.p, fmt.Errorf("process %d: answer without a question: the guest damaged its thread context", th.p.pid))
 		return
 	}
-	done(int64(th.ctx.u64(abi.Call + callResult)))
+	regs, r := th.resuming, int64(th.ctx.u64(abi.Call+callResult))
+	switch {
+	case k.child != nil:
+		th.cloned(k.child, r)
+	case k.opens && r >= 0:
+		th.substitute(r)
+	}
+	th.result(&regs, r)
 }
 
 // begin is the first request of a thread.

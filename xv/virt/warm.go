@@ -36,8 +36,13 @@ func (c *codeSpace) openImage(pid int) {
 	if unix.Stat(fmt.Sprintf("/proc/%d/exe", pid), &st) != nil {
 		return
 	}
-	c.warm.program = store.FileOf(&st)
-	c.warm.image = c.s.store.Image(c.warm.program)
+	c.warmUp(store.FileOf(&st))
+}
+
+// warmUp looks for the translations of a program.
+func (c *codeSpace) warmUp(program store.File) {
+	c.warm.program = program
+	c.warm.image = c.s.store.Image(program)
 }
 
 // readAhead reads the translations of the first program while the kernel executes it. For a script it looks for what is not
@@ -69,20 +74,37 @@ func (th *thread) mappedCode(lo, hi uint64, prot int, name string, inode, offset
 	if unix.Stat(name, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || inode != 0 && st.Ino != inode {
 		return
 	}
-	f := store.FileOf(&st)
+	f := mappedFile{lo, hi, store.FileOf(&st), offset}
 	w.mu.Lock()
-	w.files = append(w.files, mappedFile{lo, hi, f, offset})
+	w.files = append(w.files, f)
 	w.mu.Unlock()
+	th.restoreFile(c, f)
+}
+
+// restoreFile restores the translations that are known of the code in f.
+func (th *thread) restoreFile(c *codeSpace, f mappedFile) {
 	restored := c.space.Restore(codeReader{th}, func(yield func(uint64, []byte) bool) {
-		for _, e := range w.image.Entries(f) {
+		for _, e := range c.warm.image.Entries(f.file) {
 			// The file may be mapped in parts.
-			if e.Offset >= offset && e.Offset-offset < hi-lo && !yield(lo+e.Offset-offset, e.Record) {
+			if e.Offset >= f.offset && e.Offset-f.offset < f.hi-f.lo && !yield(f.lo+e.Offset-f.offset, e.Record) {
 				return
 			}
 		}
 	})
 	if th.p.s.cfg.Trace != nil {
-		th.p.s.trace("%d: %d regions restored in %#x-%#x", th.tid, restored, lo, hi)
+		th.p.s.trace("%d: %d regions restored in %#x-%#x", th.tid, restored, f.lo, f.hi)
+	}
+}
+
+// restoreFiles does that for all files of a cache that is empty.
+func (th *thread) restoreFiles() {
+	c := th.p.as.enter()
+	defer th.p.as.exit()
+	c.warm.mu.Lock()
+	files := c.warm.files
+	c.warm.mu.Unlock()
+	for _, f := range files {
+		th.restoreFile(c, f)
 	}
 }
 

@@ -1,0 +1,455 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"encoding/gob"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/xv/agent"
+	"xvrun/xv/store"
+)
+
+// A guest's first process may end before its descendants: daemons, background jobs. The process that
+// started the guest can then hand them over to another supervisor, and end. The new one gets the objects
+// that the guest has mapped, as descriptors, and a record of all that is known of the guest. It begins with
+// translation caches of its own, which a process maps at its next request.
+
+// Descriptors of the new supervisor. The record refers to the others by their position behind these.
+const (
+	recordFD = 3 // the record, a file
+	readyFD  = 4 // a pipe: one byte says that the new supervisor has taken over
+	firstFD  = 5
+)
+
+// record is all that the new supervisor needs to know.
+type record struct {
+	CacheSize  int
+	StoreDir   string
+	Started    time.Time
+	Trace      int // -1: none
+	Agent      int
+	Contexts   int
+	ReaperPipe int
+	ReaperPIDs int
+	NextSlot   int
+	Spaces     []spaceRecord
+	Actions    [][65][4]uint64
+	Processes  []processRecord
+}
+
+type spaceRecord struct {
+	Upper     bool
+	Far       [][2]uint64 // lo, hi
+	Ranges    [][3]uint64 // lo, hi, prot
+	Protected []uint64
+	Aliases   map[uint64][]uint64
+	Files     bool
+	ReadExec  bool
+	LockNew   bool
+	NearNext  uint64
+	Program   store.File
+	Mapped    []fileRecord // files that are mapped as code
+}
+
+type fileRecord struct {
+	Lo, Hi, Offset uint64
+	File           store.File
+}
+
+type processRecord struct {
+	PID, PIDFD     int
+	Undumpable     bool
+	SpaceLimit     [2]uint64
+	FilesLimit     uint64
+	Space, Actions int
+	Threads        []threadRecord
+}
+
+type threadRecord struct {
+	Slot, TID     int
+	AltSP, AltLen uint64
+	AltFlags      uint32
+	Resuming      [18]uint64 // general registers, rip, rflags
+	Waits         bool       // with a request, which is on no list
+	Passed, Opens bool
+	Child         int // slot of the thread that it makes, 0: none
+	Held          []siginfo
+	Op            uint32
+	Trap          [3]uint64
+	Arrived       bool
+	SkipStep      bool
+}
+
+// HandOver makes a program the supervisor of the processes that have outlived the first one; it has to call
+// TakeOver. On return that has happened: the session is closed, and the processes are no more this one's
+// business. After an error everything is as before; it is os.ErrProcessDone if no process is left.
+func (s *Session) HandOver(program string, argv []string) error {
+	<-s.ended
+	s.handing.Lock()
+	defer s.handing.Unlock()
+	switch {
+	case s.closed.Load() || s.childless():
+		return os.ErrProcessDone
+	case !mayTraceStrangers():
+		return errors.New("only descendants may be traced (kernel.yama.ptrace_scope)")
+	}
+	agent.HandOff(s.agent.view, unix.SYS_BRK) // the new supervisor can't, see countSpace
+	s.eachCode((*codeSpace).keep)
+	err := s.drain()
+	if err == nil {
+		s.deaths.close()
+		<-s.deaths.done
+		if err = s.handOver(program, argv); err == nil {
+			s.part()
+			return nil
+		}
+		err = errors.Join(err, s.watchAgain())
+	}
+	s.undrain()
+	s.trace("handing over: %v", err)
+	return err
+}
+
+// mayTraceStrangers reports whether the kernel lets a process trace those of its user that are no
+// descendants of it, as those that are handed over will be.
+func mayTraceStrangers() bool {
+	scope, err := os.ReadFile("/proc/sys/kernel/yama/ptrace_scope")
+	return err != nil || len(scope) > 0 && scope[0] == '0'
+}
+
+// watchAgain replaces the watch for the end of processes, which was closed.
+func (s *Session) watchAgain() error {
+	d, err := newDeathWatch(s)
+	if err != nil {
+		return err
+	}
+	s.deaths = d
+	for _, p := range s.alive() {
+		if err := d.watch(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// part frees what the session holds but no longer serves.
+func (s *Session) part() {
+	s.closed.Store(true)
+	s.eachCode(func(c *codeSpace) {
+		s.counters.retire(c.space.Stats())
+		c.close()
+	})
+	s.mu.Lock()
+	for _, p := range s.processes {
+		p.dead.Store(true)
+		unix.Close(p.pidfd)
+	}
+	clear(s.processes)
+	s.fewer.Broadcast()
+	s.mu.Unlock()
+	s.reaper.part()
+	s.agent.close()
+	s.contexts.close()
+}
+
+// handOver starts the new supervisor and waits until it has taken over.
+func (s *Session) handOver(program string, argv []string) error {
+	files := fdList{}
+	rec := s.record(&files)
+	fd, err := unix.MemfdCreate("xv-record", unix.MFD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("memfd_create: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "record")
+	defer file.Close()
+	if err := gob.NewEncoder(file).Encode(rec); err != nil {
+		return err
+	}
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	rd, wr, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer rd.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		wr.Close()
+		return err
+	}
+	defer null.Close()
+	fds := append([]uintptr{null.Fd(), null.Fd(), null.Fd(), recordFD: file.Fd(), readyFD: wr.Fd()}, files...)
+	pid, err := syscall.ForkExec(program, argv, &syscall.ProcAttr{
+		Dir: "/", Env: os.Environ(), Files: fds, Sys: &syscall.SysProcAttr{Setsid: true},
+	})
+	wr.Close()
+	if err != nil {
+		return fmt.Errorf("starting %s: %w", program, err)
+	}
+	var b [1]byte
+	if _, err := rd.Read(b[:]); err != nil {
+		syscall.Kill(pid, syscall.SIGKILL)
+		syscall.Wait4(pid, nil, 0, nil)
+		return fmt.Errorf("%s has not taken over", program)
+	}
+	return nil
+}
+
+// fdList are the descriptors for the new supervisor.
+type fdList []uintptr
+
+// add returns the position of a descriptor.
+func (l *fdList) add(fd int) int {
+	*l = append(*l, uintptr(fd))
+	return len(*l) - 1
+}
+
+// record describes the session; it is drained.
+func (s *Session) record(files *fdList) *record {
+	for _, b := range s.bells { // what the servers have left
+		for _, th := range b.queue {
+			th.waits.Store(true)
+		}
+	}
+	r := &record{
+		CacheSize: s.cfg.CacheSize, StoreDir: s.cfg.StoreDir, Started: s.started, Trace: -1, NextSlot: s.nextSlot,
+		Agent: files.add(s.agent.fd), Contexts: files.add(s.contexts.fd),
+		ReaperPipe: files.add(int(s.reaper.pipe.Fd())), ReaperPIDs: files.add(s.reaper.pids.fd),
+	}
+	if f, ok := s.cfg.Trace.(*os.File); ok {
+		r.Trace = files.add(int(f.Fd()))
+	}
+	var spaces []*addressSpace
+	var actions []*actionTable
+	for _, p := range s.alive() {
+		if !slices.Contains(spaces, p.as) {
+			spaces = append(spaces, p.as)
+			r.Spaces = append(r.Spaces, p.as.record())
+		}
+		if !slices.Contains(actions, p.actions) {
+			actions = append(actions, p.actions)
+			r.Actions = append(r.Actions, p.actions.record())
+		}
+		pr := processRecord{
+			PID: p.pid, PIDFD: files.add(p.pidfd), Undumpable: p.undumpable.Load(),
+			Space: slices.Index(spaces, p.as), Actions: slices.Index(actions, p.actions),
+		}
+		space, files := p.limits.get()
+		pr.SpaceLimit, pr.FilesLimit = [2]uint64{space.soft, space.hard}, files
+		for th := range p.threads {
+			pr.Threads = append(pr.Threads, th.record())
+		}
+		r.Processes = append(r.Processes, pr)
+	}
+	return r
+}
+
+func (as *addressSpace) record() spaceRecord {
+	r := spaceRecord{
+		Upper: as.code.upper, Aliases: as.aliases, Files: as.files.Load(), ReadExec: as.readExec.Load(), LockNew: as.lockNew.Load(), NearNext: as.nearNext,
+	}
+	for _, f := range as.code.far {
+		r.Far = append(r.Far, [2]uint64{f.lo, f.hi})
+	}
+	for _, c := range as.ranges {
+		r.Ranges = append(r.Ranges, [3]uint64{c.lo, c.hi, uint64(c.prot)})
+	}
+	for page := range as.protected {
+		r.Protected = append(r.Protected, page)
+	}
+	r.Program = as.code.warm.program
+	for _, f := range as.code.warm.files {
+		r.Mapped = append(r.Mapped, fileRecord{f.lo, f.hi, f.offset, f.file})
+	}
+	return r
+}
+
+func (t *actionTable) record() (r [65][4]uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i, a := range t.acts {
+		r[i] = [4]uint64{a.handler, a.flags, a.restorer, a.mask}
+	}
+	return r
+}
+
+func (th *thread) record() threadRecord {
+	r := threadRecord{
+		Slot: th.slot, TID: th.tid, Op: th.op, Trap: [3]uint64{th.trap.trap, th.trap.err, th.trap.cr2},
+		Arrived: th.arrived, SkipStep: th.skipStep,
+		AltSP: th.alt.sp, AltLen: th.alt.size, AltFlags: th.alt.flags,
+		Waits: th.waits.Load(), Passed: th.passed != nil, Held: th.held,
+	}
+	copy(r.Resuming[:], th.resuming.gpr[:])
+	r.Resuming[16], r.Resuming[17] = th.resuming.rip, th.resuming.rflags
+	if k := th.passed; k != nil {
+		r.Opens = k.opens
+		if k.child != nil {
+			r.Child = k.child.slot
+		}
+	}
+	return r
+}
+
+// TakeOver makes this process, which HandOver started, the supervisor of the guest.
+func TakeOver() (*Session, error) {
+	var r record
+	file, ready := os.NewFile(recordFD, "record"), os.NewFile(readyFD, "ready")
+	defer file.Close()
+	defer ready.Close()
+	if err := gob.NewDecoder(file).Decode(&r); err != nil {
+		return nil, fmt.Errorf("no guest to take over: %w", err)
+	}
+	s := newSession(&Config{CacheSize: r.CacheSize, StoreDir: r.StoreDir})
+	s.started, s.nextSlot = r.Started, r.NextSlot
+	close(s.ended)
+	if err := s.restore(&r); err != nil {
+		return nil, err
+	}
+	if _, err := ready.Write([]byte{1}); err != nil {
+		return nil, err
+	}
+	s.startServers()
+	for _, th := range s.allThreads() {
+		if th.waits.Swap(false) {
+			s.requeue(th)
+		}
+	}
+	return s, nil
+}
+
+// fd is the descriptor at a position of the list that came with the record.
+func fd(position int) int {
+	n := firstFD + position
+	unix.CloseOnExec(n)
+	return n
+}
+
+func (s *Session) restore(r *record) error {
+	if r.Trace >= 0 {
+		s.cfg.Trace = os.NewFile(uintptr(fd(r.Trace)), "trace")
+	}
+	var err error
+	if s.store, err = store.Open(r.StoreDir); err != nil {
+		s.trace("translations are not kept: %v", err)
+	}
+	if s.agent, err = openShared(fd(r.Agent)); err != nil {
+		return err
+	}
+	if s.contexts, err = openShared(fd(r.Contexts)); err != nil {
+		return err
+	}
+	pids, err := openShared(fd(r.ReaperPIDs))
+	if err != nil {
+		return err
+	}
+	s.reaper = adoptReaper(pids, os.NewFile(uintptr(fd(r.ReaperPipe)), "reaper"))
+	if s.deaths, err = newDeathWatch(s); err != nil {
+		return err
+	}
+	if err = s.hangBells(); err != nil {
+		return err
+	}
+	var spaces []*addressSpace
+	for _, sr := range r.Spaces {
+		as, err := s.restoreSpace(sr)
+		if err != nil {
+			return err
+		}
+		spaces = append(spaces, as)
+	}
+	var actions []*actionTable
+	for _, ar := range r.Actions {
+		t := newActionTable()
+		for i, a := range ar {
+			t.acts[i] = action{a[0], a[1], a[2], a[3]}
+		}
+		actions = append(actions, t)
+	}
+	for _, pr := range r.Processes {
+		as := spaces[pr.Space]
+		as.users.Add(1)
+		if err := s.restoreProcess(pr, as, actions[pr.Actions]); err != nil {
+			return err
+		}
+	}
+	for _, pr := range r.Processes {
+		for _, tr := range pr.Threads {
+			if tr.Passed {
+				s.slots[tr.Slot].passed = &passed{child: s.slots[tr.Child], opens: tr.Opens}
+			}
+		}
+	}
+	for slot := 1; slot < s.nextSlot; slot++ {
+		if s.slots[slot] == nil {
+			s.free = append(s.free, slot)
+		}
+	}
+	return nil
+}
+
+func (s *Session) restoreSpace(r spaceRecord) (*addressSpace, error) {
+	code, err := s.newCodeSpace()
+	if err != nil {
+		return nil, err
+	}
+	code.upper = r.Upper
+	for _, f := range r.Far {
+		t, err := newFarTable(f[0], f[1])
+		if err != nil {
+			return nil, err
+		}
+		code.far = append(code.far, t)
+	}
+	if r.Program != (store.File{}) {
+		code.warmUp(r.Program)
+	}
+	for _, f := range r.Mapped {
+		code.warm.files = append(code.warm.files, mappedFile{f.Lo, f.Hi, f.File, f.Offset})
+	}
+	as := &addressSpace{s: s, code: code, protected: map[uint64]struct{}{}, aliases: r.Aliases, nearNext: r.NearNext}
+	if as.aliases == nil {
+		as.aliases = map[uint64][]uint64{}
+	}
+	as.files.Store(r.Files)
+	as.lockNew.Store(r.LockNew)
+	as.unmapped.Store(true)
+	for _, c := range r.Ranges {
+		as.ranges = append(as.ranges, codeRange{c[0], c[1], int(c[2])})
+	}
+	for _, page := range r.Protected {
+		as.protected[page] = struct{}{}
+	}
+	return as, nil
+}
+
+func (s *Session) restoreProcess(r processRecord, as *addressSpace, actions *actionTable) error {
+	p := s.newProcess(r.PID, as, actions)
+	p.pidfd = fd(r.PIDFD)
+	p.undumpable.Store(r.Undumpable)
+	p.limits.space, p.limits.files = limit{r.SpaceLimit[0], r.SpaceLimit[1]}, r.FilesLimit
+	s.processes[p.pid] = p
+	for _, tr := range r.Threads {
+		th := s.threadIn(tr.Slot, p)
+		th.tid, th.op, th.trap = tr.TID, tr.Op, trapWords{tr.Trap[0], tr.Trap[1], tr.Trap[2]}
+		th.arrived, th.skipStep = tr.Arrived, tr.SkipStep
+		th.alt = signalStack{sp: tr.AltSP, flags: tr.AltFlags, size: tr.AltLen}
+		copy(th.resuming.gpr[:], tr.Resuming[:])
+		th.resuming.rip, th.resuming.rflags = tr.Resuming[16], tr.Resuming[17]
+		th.held = tr.Held
+		th.away.Store(tr.Passed)
+		th.waits.Store(tr.Waits)
+	}
+	s.counters.processes.Add(1)
+	return s.deaths.watch(p)
+}

@@ -1,0 +1,50 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// TestRecordComplete fails when a new field of the guest's state is missing here: it must go into the record of a
+// handover, or be right when it starts as zero in the new supervisor.
+func TestRecordComplete(t *testing.T) {
+	for _, c := range []struct {
+		state            any
+		recorded, remade string
+	}{
+		{process{}, "pid pidfd undumpable limits threads as actions", "s parent dead executing ignoredSet"},
+		{thread{}, "slot tid alt resuming waits away passed held op trap arrived skipStep",
+			"p ctx dead left server looked answered parked busy zeroed kicked kickID raising undo starting"},
+		{addressSpace{}, "code ranges protected aliases files readExec lockNew nearNext", "s mu closed unmapped rangesMu users"},
+		{codeSpace{}, "upper far warm", "s cache tables farMu space users generation asked"},
+		{signalStack{}, "sp flags size", ""},
+		{trapWords{}, "trap err cr2", ""},
+		{registers{}, "gpr rip rflags", ""},
+		{action{}, "handler flags restorer mask", ""},
+		{codeRange{}, "lo hi prot", ""},
+		{limits{}, "space files", "mu"},
+		{limit{}, "soft hard", ""},
+		{passed{}, "child opens", ""},
+		{warmth{}, "program image files", "mu"},
+		{mappedFile{}, "lo hi file offset", ""},
+	} {
+		known := map[string]bool{}
+		for _, name := range strings.Fields(c.recorded + " " + c.remade) {
+			known[name] = true
+		}
+		typ := reflect.TypeOf(c.state)
+		for i := range typ.NumField() {
+			if name := typ.Field(i).Name; !known[name] {
+				t.Errorf("%v.%s: what becomes of it in a handover?", typ, name)
+			} else {
+				delete(known, name)
+			}
+		}
+		for name := range known {
+			t.Errorf("%v has no field %s", typ, name)
+		}
+	}
+}
