@@ -81,6 +81,7 @@ var guests = []guest{
 	{src: "c/entries.c", kinds: glibc},
 	{src: "c/killedparent.c", kinds: glibc},
 	{src: "c/setids.c", kinds: glibc},
+	{src: "c/seccomp.c", kinds: glibc},
 	{src: "c/outlive.c", kinds: glibc, runs: []run{{exit: 4}}},
 	{src: "c/poll.c", kinds: harness.AllKinds},
 	{src: "c/jit.c", kinds: harness.AllKinds},

@@ -32,7 +32,7 @@ var Layout = translate.Layout{
 // a system call of the guest, as abi.Pass.
 func Install(mem []byte, pass func(nr int) byte) error {
 	table := mem[abi.AgentSize-passSize:]
-	if len(code) > abi.AgentSize-passSize {
+	if len(code) > abi.AgentSize-abi.PageSize {
 		return fmt.Errorf("agent: %d bytes of code", len(code))
 	}
 	copy(mem, code)
@@ -44,6 +44,13 @@ func Install(mem []byte, pass func(nr int) byte) error {
 
 // HandOff makes the gate of code that Install wrote hand a system call to the supervisor from now on.
 func HandOff(mem []byte, nr int) { mem[abi.AgentSize-passSize+nr] = abi.PassNever }
+
+// PassNothing makes a table for the page abi.PassPage, which is abi.PageSize bytes, by which the gate hands off every system
+// call.
+func PassNothing(page []byte) {
+	clear(page)
+	page[abi.Filtered-abi.PassPage] = 1
+}
 
 // passSize is how many system call numbers the gate knows; larger ones are handed to the supervisor.
 const passSize = 512

@@ -75,6 +75,9 @@ func (th *thread) cloneWith(regs *registers, k call, flags, stack uint64) {
 	child.ctx.setU64(abi.GuestGS, th.ctx.u64(abi.GuestGS))
 	child.setGuestMask(th.guestMask())
 	child.trap = th.trap
+	p.confining.Lock()
+	child.confined.Store(th.confined.Load())
+	p.confining.Unlock()
 	if flags&(unix.CLONE_VM|unix.CLONE_VFORK) != unix.CLONE_VM { // sas_ss_reset(): kept, except by threads
 		child.alt = th.alt
 	} else {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xvrun/xv/agent"
+	"xvrun/xv/seccomp"
 	"xvrun/xv/store"
 )
 
@@ -34,6 +35,7 @@ const (
 type record struct {
 	CacheSize  int
 	StoreDir   string
+	XFeatures  uint64
 	Started    time.Time
 	Trace      int // -1: none
 	Agent      int
@@ -43,6 +45,7 @@ type record struct {
 	NextSlot   int
 	Spaces     []spaceRecord
 	Actions    [][65][4]uint64
+	Filters    []filterRecord
 	Processes  []processRecord
 }
 
@@ -55,6 +58,7 @@ type spaceRecord struct {
 	Files     bool
 	ReadExec  bool
 	LockNew   bool
+	Unpassed  bool
 	NearNext  uint64
 	Program   store.File
 	Mapped    []fileRecord // files that are mapped as code
@@ -63,6 +67,11 @@ type spaceRecord struct {
 type fileRecord struct {
 	Lo, Hi, Offset uint64
 	File           store.File
+}
+
+type filterRecord struct {
+	Prev int // of record.Filters, from 1; 0: none
+	Prog []seccomp.Inst
 }
 
 type processRecord struct {
@@ -81,6 +90,8 @@ type threadRecord struct {
 	Resuming      [18]uint64 // general registers, rip, rflags
 	Waits         bool       // with a request, which is on no list
 	Passed, Opens bool
+	Strict        bool
+	Filter        int // of record.Filters, from 1; 0: none
 	Child         int // slot of the thread that it makes, 0: none
 	Held          []siginfo
 	Op            uint32
@@ -222,7 +233,7 @@ func (s *Session) record(files *fdList) *record {
 		}
 	}
 	r := &record{
-		CacheSize: s.cfg.CacheSize, StoreDir: s.cfg.StoreDir, Started: s.started, Trace: -1, NextSlot: s.nextSlot,
+		CacheSize: s.cfg.CacheSize, StoreDir: s.cfg.StoreDir, XFeatures: s.xfeatures.Load(), Started: s.started, Trace: -1, NextSlot: s.nextSlot,
 		Agent: files.add(s.agent.fd), Contexts: files.add(s.contexts.fd),
 		ReaperPipe: files.add(int(s.reaper.pipe.Fd())), ReaperPIDs: files.add(s.reaper.pids.fd),
 	}
@@ -231,6 +242,7 @@ func (s *Session) record(files *fdList) *record {
 	}
 	var spaces []*addressSpace
 	var actions []*actionTable
+	var filters []*seccomp.Filter
 	for _, p := range s.alive() {
 		if !slices.Contains(spaces, p.as) {
 			spaces = append(spaces, p.as)
@@ -247,16 +259,35 @@ func (s *Session) record(files *fdList) *record {
 		space, files := p.limits.get()
 		pr.SpaceLimit, pr.FilesLimit = [2]uint64{space.soft, space.hard}, files
 		for th := range p.threads {
-			pr.Threads = append(pr.Threads, th.record())
+			tr := th.record()
+			if c := th.confined.Load(); c != nil {
+				tr.Strict, tr.Filter = c.strict, r.filter(&filters, c.filter)
+			}
+			pr.Threads = append(pr.Threads, tr)
 		}
 		r.Processes = append(r.Processes, pr)
 	}
 	return r
 }
 
+// filter records a filter once, after those before it, and returns its number.
+func (r *record) filter(known *[]*seccomp.Filter, f *seccomp.Filter) int {
+	if f == nil {
+		return 0
+	}
+	if i := slices.Index(*known, f); i >= 0 {
+		return i + 1
+	}
+	prev := r.filter(known, f.Prev)
+	*known = append(*known, f)
+	r.Filters = append(r.Filters, filterRecord{prev, f.Prog})
+	return len(*known)
+}
+
 func (as *addressSpace) record() spaceRecord {
 	r := spaceRecord{
-		Upper: as.code.upper, Aliases: as.aliases, Files: as.files.Load(), ReadExec: as.readExec.Load(), LockNew: as.lockNew.Load(), NearNext: as.nearNext,
+		Upper: as.code.upper, Aliases: as.aliases, Files: as.files.Load(), ReadExec: as.readExec.Load(), LockNew: as.lockNew.Load(),
+		Unpassed: as.unpassed.Load(), NearNext: as.nearNext,
 	}
 	for _, f := range as.code.far {
 		r.Far = append(r.Far, [2]uint64{f.lo, f.hi})
@@ -312,6 +343,7 @@ func TakeOver() (*Session, error) {
 	}
 	s := newSession(&Config{CacheSize: r.CacheSize, StoreDir: r.StoreDir})
 	s.started, s.nextSlot = r.Started, r.NextSlot
+	s.xfeatures.Store(r.XFeatures)
 	close(s.ended)
 	if err := s.restore(&r); err != nil {
 		return nil, err
@@ -383,10 +415,18 @@ func (s *Session) restore(r *record) error {
 			return err
 		}
 	}
+	filters := []*seccomp.Filter{nil}
+	for _, f := range r.Filters {
+		filters = append(filters, &seccomp.Filter{Prog: f.Prog, Prev: filters[f.Prev]})
+	}
 	for _, pr := range r.Processes {
 		for _, tr := range pr.Threads {
+			th := s.slots[tr.Slot]
 			if tr.Passed {
-				s.slots[tr.Slot].passed = &passed{child: s.slots[tr.Child], opens: tr.Opens}
+				th.passed = &passed{child: s.slots[tr.Child], opens: tr.Opens}
+			}
+			if tr.Strict || tr.Filter != 0 {
+				th.confined.Store(&confined{tr.Strict, filters[tr.Filter]})
 			}
 		}
 	}
@@ -423,6 +463,7 @@ func (s *Session) restoreSpace(r spaceRecord) (*addressSpace, error) {
 	}
 	as.files.Store(r.Files)
 	as.lockNew.Store(r.LockNew)
+	as.unpassed.Store(r.Unpassed)
 	as.unmapped.Store(true)
 	for _, c := range r.Ranges {
 		as.ranges = append(as.ranges, codeRange{c[0], c[1], int(c[2])})

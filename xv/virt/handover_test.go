@@ -15,10 +15,14 @@ func TestRecordComplete(t *testing.T) {
 		state            any
 		recorded, remade string
 	}{
-		{process{}, "pid pidfd undumpable limits threads as actions", "s parent dead executing ignoredSet"},
-		{thread{}, "slot tid alt resuming waits away passed held op trap arrived skipStep",
+		{Session{}, "cfg agent contexts reaper started slots nextSlot processes xfeatures",
+			"store bells nothing mu free births fewer first left stop failure settling handing closed draining resting ended status " +
+				"counters traceMu deaths"},
+		{Config{}, "Trace CacheSize StoreDir", "Path Argv Env Dir Files Ignored Limits Setpgid"},
+		{process{}, "pid pidfd undumpable limits threads as actions", "s parent dead executing confining ignoredSet"},
+		{thread{}, "slot tid alt resuming waits away passed held op trap arrived skipStep confined",
 			"p ctx dead left server looked answered parked busy zeroed kicked kickID raising undo starting"},
-		{addressSpace{}, "code ranges protected aliases files readExec lockNew nearNext", "s mu closed unmapped rangesMu users"},
+		{addressSpace{}, "code ranges protected aliases files readExec lockNew unpassed nearNext", "s mu closed unmapped rangesMu users"},
 		{codeSpace{}, "upper far warm", "s cache tables farMu space users generation asked"},
 		{signalStack{}, "sp flags size", ""},
 		{trapWords{}, "trap err cr2", ""},
@@ -28,6 +32,7 @@ func TestRecordComplete(t *testing.T) {
 		{limits{}, "space files", "mu"},
 		{limit{}, "soft hard", ""},
 		{passed{}, "child opens", ""},
+		{confined{}, "strict filter", ""},
 		{warmth{}, "program image files", "mu"},
 		{mappedFile{}, "lo hi file offset", ""},
 	} {

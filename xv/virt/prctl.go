@@ -66,8 +66,12 @@ func (th *thread) prctl(regs *registers) {
 			th.p.as.mdwe.Store(uint32(a[1]))
 		}
 		th.result(regs, r)
-	case unix.PR_SET_SECCOMP, prSetSyscallUserDispatch: // would hit the agent's system calls
+	case prSetSyscallUserDispatch: // would hit the agent's system calls
 		th.result(regs, -int64(unix.EINVAL))
+	case unix.PR_SET_SECCOMP:
+		th.result(regs, th.setSeccomp(a[1], a[2]))
+	case unix.PR_GET_SECCOMP:
+		th.result(regs, th.getSeccomp())
 	case unix.PR_SET_DUMPABLE: // would shut the supervisor out of the memory
 		if a[1] > 1 {
 			th.result(regs, -int64(unix.EINVAL))

@@ -27,6 +27,7 @@ type process struct {
 	actions    *actionTable
 	limits     limits
 	executing  atomic.Bool // a thread is in an execve
+	confining  sync.Mutex  // held while a filter is installed
 	ignoredSet bool        // Config.Ignored was done
 }
 
@@ -52,6 +53,8 @@ type thread struct {
 	zeroed   atomic.Bool   // it was last sent to address 0, see drain
 	kicked   time.Time     // when kick was last called; guarded by the cache's lock
 	kickID   atomic.Uint64 // tells the kick on its way from what the guest sends; 0: none
+
+	confined atomic.Pointer[confined] // nil: all system calls are permitted
 
 	op       uint32    // last answer but OpRemote
 	raising  *raising  // to be delivered by the trap at address 0 that was asked for

@@ -31,6 +31,7 @@ type Session struct {
 	store    *store.Store
 	bells    []*bell
 	reaper   *reaper
+	nothing  passNothing
 	started  time.Time
 
 	mu        sync.Mutex

@@ -37,6 +37,7 @@ type addressSpace struct {
 	files     atomic.Bool         // a file was mapped shared, to write or to execute
 	lockNew   atomic.Bool         // what is mapped is locked (mlockall(2))
 	mdwe      atomic.Uint32       // what it must not make executable (PR_SET_MDWE(2const))
+	unpassed  atomic.Bool         // the gate hands off every system call, see unpass
 	readExec  atomic.Bool         // what the guest maps readable it may execute (personality(2))
 	nearNext  uint64              // where the search for free near addresses goes on
 
@@ -72,6 +73,7 @@ func (as *addressSpace) fork() *addressSpace {
 	child.inheritMDWE(as)
 	child.readExec.Store(as.readExec.Load())
 	child.files.Store(as.files.Load())
+	child.unpassed.Store(as.unpassed.Load())
 	return child
 }
 

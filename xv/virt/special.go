@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xvrun/xv/agent/abi"
+	"xvrun/xv/seccomp"
 	"xvrun/xv/x86"
 )
 
@@ -157,6 +158,14 @@ func (th *thread) int80(in *x86.Inst, regs *registers) {
 		th.p.s.trace("%d: int 0x80, number %d", th.tid, nr)
 	}
 	regs.rip += uint64(in.Len)
+	g := &regs.gpr
+	args := [6]uint64{g[rbx], g[rcx], g[rdx], g[rsi], g[rdi], g[rbp]}
+	for i := range args {
+		args[i] &= 0xffffffff
+	}
+	if !th.permits(regs, seccomp.ArchI386, args) {
+		return
+	}
 	if !int80Calls[nr] {
 		th.result(regs, -int64(unix.ENOSYS))
 		return
@@ -168,8 +177,7 @@ func (th *thread) int80(in *x86.Inst, regs *registers) {
 	}
 	th.resuming = *regs
 	th.ctx.setRegisters(regs, cache)
-	g := &regs.gpr
-	th.ctx.setCall(abi.Call, call{uintptr(nr), [6]uint64{g[rbx], g[rcx], g[rdx], g[rsi], g[rdi], g[rbp]}})
+	th.ctx.setCall(abi.Call, call{uintptr(nr), args})
 	th.reply(abi.OpInt80, 0)
 }
 

@@ -282,6 +282,11 @@ func (th *thread) buildImage(entry *uint64, stack uint64) error {
 	if err := as.code.mapInto(th); err != nil {
 		return err
 	}
+	if th.confined.Load() != nil {
+		if err := th.unpass(); err != nil {
+			return err
+		}
+	}
 	as.code.openImage(th.tid)
 	var calls []call
 	for _, m := range plan.Moves {
@@ -501,6 +506,7 @@ func (th *thread) executed(next *thread, tid int) error {
 	s.mu.Unlock()
 	old.leave()
 	s.counters.processes.Add(1)
+	next.confined.Store(th.confined.Load())
 	next.setGuestMask(th.guestMask()) // not the kernel's: the agent blocks all for the execve
 	next.held = th.held
 	next.alt.flags = th.alt.flags

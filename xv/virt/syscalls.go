@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xvrun/xv/agent/abi"
+	"xvrun/xv/seccomp"
 )
 
 // handlers are the system calls that the supervisor handles; all others go from the gate straight to
@@ -48,7 +49,7 @@ func init() {
 		unix.SYS_RSEQ:            refuse(unix.ENOSYS),
 		unix.SYS_MEMBARRIER:      (*thread).membarrier,
 		unix.SYS_PTRACE:          refuse(unix.EPERM),
-		unix.SYS_SECCOMP:         refuse(unix.EINVAL),
+		unix.SYS_SECCOMP:         (*thread).seccomp,
 		unix.SYS_MODIFY_LDT:      refuse(unix.ENOSYS),
 	}
 }
@@ -100,6 +101,9 @@ func (th *thread) systemCall() {
 	nr := regs.gpr[rax]
 	if s.cfg.Trace != nil {
 		s.trace("%d: %s%#x", th.tid, systemCallName(uintptr(nr)), th.args(&regs))
+	}
+	if !th.permits(&regs, seccomp.ArchX86_64, th.args(&regs)) {
+		return
 	}
 	if h := handlers[nr]; h != nil {
 		h(th, &regs)

@@ -37,15 +37,18 @@ func (th *thread) vsyscall(f frame, regs *registers) bool {
 		th.raise(f, protection(0), *regs)
 		return true
 	}
+	out := *regs
+	out.gpr[rsp] += 8
+	out.rip = binary.LittleEndian.Uint64(ret[:])
+	if !th.permitsVsyscall(f, uint64(nr), out) {
+		return true
+	}
 	r := th.remote(call{nr, th.args(regs)})[0]
 	if r == -int64(unix.EFAULT) {
 		th.raise(f, protection(0), *regs)
 		return true
 	}
-	out := *regs
 	out.gpr[rax] = uint64(r)
-	out.gpr[rsp] += 8
-	out.rip = binary.LittleEndian.Uint64(ret[:])
 	th.returnTo(f, out)
 	return true
 }

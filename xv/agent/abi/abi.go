@@ -14,6 +14,9 @@ const (
 	NearFirst = 0x1000_0000 // images are placed below while there is room; the tables for what is above are mapped on demand
 	Agent     = 0x4000_0000 // the agent's code
 	AgentSize = 0x1_0000
+	PassPage  = Agent + AgentSize - PageSize // page with the gate's table of system calls
+	PageSize  = 0x1000
+	Filtered  = PassPage    // a byte: the agent does no system call of the guest on its own
 	Contexts  = 0x4010_0000 // header page, then the contexts: one shared, writable object
 	Doorbells = Contexts    // doorbell i: its list of slots at 64*i, the number of sleeping servers at 64*i+4
 	Dead      = Contexts + 0x800

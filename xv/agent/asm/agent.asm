@@ -553,6 +553,8 @@ gate_again:
 gate_mask:
 	cmp dword ptr gs:[HELD], 0
 	jne gate_handoff
+	cmp byte ptr [FILTERED], 0
+	jne gate_handoff
 	cmp r10, 8
 	jne gate_handoff
 	cmp edi, 2			# SIG_SETMASK

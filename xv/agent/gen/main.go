@@ -42,7 +42,7 @@ var symbols = map[string]int64{
 	"CPUMAP": abi.CPUMap, "DOORBELLS": abi.Doorbells, "DEAD": abi.Dead, "TBL": abi.Table,
 	"REAPERPIDS": abi.ReaperPIDs,
 	"PASSOPEN":   abi.PassOpen, "SCRATCH": abi.Scratch,
-	"PASS": abi.Agent + abi.AgentSize - 512, "BLOCKMASK": int64(blockMask),
+	"PASS": abi.Agent + abi.AgentSize - 512, "FILTERED": abi.Filtered, "BLOCKMASK": int64(blockMask),
 }
 
 func main() {
