@@ -14,7 +14,7 @@ import (
 
 // Draining brings every thread of the guest to a state of which the supervisor knows nothing that it
 // could not tell another one. All translations go stale, and nothing is translated any more: a thread
-// that would continue at an original address is sent to address 0 with that address in T, as if a lookup
+// that would continue at an original address is sent to address 0 with that address in rcx, as if a lookup
 // table had no entry for it, and comes back with a request that waits. So each thread ends up
 //
 //   - with a request that says all: a system call, or a missed branch; it waits,
@@ -120,9 +120,7 @@ func (th *thread) hold() bool {
 func (th *thread) zero(orig uint64) bool {
 	draining := th.p.s.draining.Load()
 	th.zeroed.Store(draining)
-	if draining {
-		th.ctx.setU64(abi.T, orig)
-	}
+	th.target = orig
 	return draining
 }
 

@@ -58,6 +58,7 @@ type spaceRecord struct {
 	Files     bool
 	ReadExec  bool
 	LockNew   bool
+	MDWE      uint32
 	Unpassed  bool
 	NearNext  uint64
 	Program   store.File
@@ -287,7 +288,7 @@ func (r *record) filter(known *[]*seccomp.Filter, f *seccomp.Filter) int {
 func (as *addressSpace) record() spaceRecord {
 	r := spaceRecord{
 		Upper: as.code.upper, Aliases: as.aliases, Files: as.files.Load(), ReadExec: as.readExec.Load(), LockNew: as.lockNew.Load(),
-		Unpassed: as.unpassed.Load(), NearNext: as.nearNext,
+		MDWE: as.mdwe.Load(), Unpassed: as.unpassed.Load(), NearNext: as.nearNext,
 	}
 	for _, f := range as.code.far {
 		r.Far = append(r.Far, [2]uint64{f.lo, f.hi})
@@ -463,6 +464,7 @@ func (s *Session) restoreSpace(r spaceRecord) (*addressSpace, error) {
 	}
 	as.files.Store(r.Files)
 	as.lockNew.Store(r.LockNew)
+	as.mdwe.Store(r.MDWE)
 	as.unpassed.Store(r.Unpassed)
 	as.unmapped.Store(true)
 	for _, c := range r.Ranges {

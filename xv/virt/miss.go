@@ -82,6 +82,7 @@ func (th *thread) takeLink(stub uint32) (resume uint32, target uint64, isCall bo
 	}
 	if isCall {
 		resume, err = th.lookup(target, func(sp *tcache.Space) (uint32, error) { return sp.FillCall(codeReader{th}, target) })
+		th.target += translate.CallBias // if the service is drained: the call has been made
 	} else {
 		resume, err = th.jump(target)
 	}

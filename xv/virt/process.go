@@ -51,6 +51,7 @@ type thread struct {
 	busy     atomic.Bool   // a server is at work on its request
 	waits    atomic.Bool   // with its request, see drain
 	zeroed   atomic.Bool   // it was last sent to address 0, see drain
+	target   uint64        // of the branch that it then seems to have made; with CallBias that of a call
 	kicked   time.Time     // when kick was last called; guarded by the cache's lock
 	kickID   atomic.Uint64 // tells the kick on its way from what the guest sends; 0: none
 

@@ -312,6 +312,9 @@ func (th *thread) reply(op uint32, count int) {
 	case abi.OpResume, abi.OpFinish, abi.OpInt80:
 		// Translated code is entered with rcx in S.
 		th.ctx.setU64(abi.S, th.ctx.u64(abi.RAX+8*rcx))
+		if th.ctx.u64(abi.RIP) == 0 { // see zero
+			th.ctx.setU64(abi.RAX+8*rcx, th.target)
+		}
 	}
 	th.ctx.setU32(abi.Count, uint32(count))
 	th.ctx.setU32(abi.Op, op)

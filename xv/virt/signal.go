@@ -117,6 +117,10 @@ func (th *thread) missTrap(f frame, regs registers, isCall bool) bool {
 		th.raise(f, th.fetchFault(regs.rip, err), regs)
 		return true
 	}
+	if cache == 0 { // see zero: the miss comes again
+		th.reply(abi.OpSigreturn, 0)
+		return true
+	}
 	out := regs
 	if isCall { // D takes the extra word off
 		out.gpr[rsp] -= 8
