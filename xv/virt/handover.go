@@ -463,6 +463,7 @@ func (s *Session) restoreSpace(r spaceRecord) (*addressSpace, error) {
 		as.aliases = map[uint64][]uint64{}
 	}
 	as.files.Store(r.Files)
+	as.readExec.Store(r.ReadExec)
 	as.lockNew.Store(r.LockNew)
 	as.mdwe.Store(r.MDWE)
 	as.unpassed.Store(r.Unpassed)

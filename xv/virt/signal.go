@@ -3,7 +3,6 @@
 package virt
 
 import (
-
 	"golang.org/x/sys/unix"
 
 	"xvrun/xv/agent"
