@@ -74,6 +74,7 @@ var guests = []guest{
 	{src: "c/async.c", kinds: glibc, runs: []run{{timeout: 2 * time.Minute}}},
 	{src: "c/procs.c", kinds: glibc},
 	{src: "c/killed.c"},
+	{src: "c/newborn.c"},
 	{src: "c/pthreads.c", kinds: glibc, runs: []run{{exit: 17}}},
 	{src: "c/futexes.c", kinds: glibc},
 	{src: "c/manythreads.c", kinds: glibc},

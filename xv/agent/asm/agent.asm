@@ -206,12 +206,16 @@ deferred:
 	jmp handoff
 
 # Continue at address 0: the signal of that gives the supervisor a full frame. Nothing but a signal
-# that instructions raise may come before.
+# that instructions raise may come before: sent by a process, it gives the frame as well.
 raise:
+	lea rsi, [rip+blockall]
+	lea rbp, [rip+0f]
+	jmp block
+0:	mov dword ptr [rbx+INAGENT], 0
+	lea rsi, [rip+blockmask]
 	lea rbp, [rip+0f]
 	jmp block
 0:	xor eax, eax
-	mov dword ptr [rbx+INAGENT], 0
 .globl raise_jump
 raise_jump:
 	jmp rax
@@ -237,10 +241,9 @@ sigreturn:
 	syscall
 	ud2
 
-# Block everything but the signals that instructions raise; block returns to the address in rbp.
+# Set the kernel's mask to the one at rsi; block returns to the address in rbp.
 block:
 	mov edi, 2			# SIG_SETMASK
-	lea rsi, [rip+blockmask]
 	xor edx, edx
 	mov r10d, 8
 	mov eax, 14			# rt_sigprocmask
@@ -287,6 +290,7 @@ gate2_stored:
 
 # clone, clone3, fork and vfork: the child starts on the context in CHILD, with all signals blocked.
 clone:
+	lea rsi, [rip+blockall]
 	lea rbp, [rip+6f]
 	jmp block
 6:	mov r12, [rbx+CHILD]
@@ -328,6 +332,7 @@ start:
 
 # execve, execveat under the supervisor's ptrace: when it fails, int3 tells the tracer.
 exec:
+	lea rsi, [rip+blockmask]
 	lea rbp, [rip+8f]
 	jmp block
 8:	mov dword ptr [rbx+SETMASK], 1
@@ -350,6 +355,7 @@ exec_failed:
 
 # The end of a thread. A signal that was put off goes to the process, if it was not for this thread.
 exit:
+	lea rsi, [rip+blockmask]
 	lea rbp, [rip+9f]
 	jmp block
 9:	cmp dword ptr [rbx+PENDING], 0
