@@ -25,7 +25,7 @@ const (
 const CallBias = 1 << 30
 
 // Align is the alignment of the cache address of every fragment.
-const Align = 16
+const Align = 32
 
 // Layout holds the fixed guest addresses that emitted code refers to; all are below 2^31.
 type Layout struct {
