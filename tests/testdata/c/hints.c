@@ -6,7 +6,7 @@
 
 int main(void)
 {
-	static const unsigned long hints[] = {1ul << 42, (1ul << 43) + (1ul << 30), 5ul << 40, 1ul << 44, 3ul << 44};
+	static const unsigned long hints[] = {1ul << 42, (5ul << 40) + (1ul << 30), 7ul << 40, 1ul << 43, 1ul << 44, 3ul << 44};
 	const size_t size = 64 << 20;
 	for (unsigned i = 0; i < sizeof hints / sizeof *hints; i++) {
 		char *p = mmap((void *)hints[i], size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
