@@ -93,8 +93,9 @@ func (r *reaper) spawn(contexts *shared) error {
 		return err
 	}
 	defer rd.Close()
-	r.pid, err = syscall.ForkExec(fmt.Sprintf("/proc/self/fd/%d", fd), []string{"xv-reaper"},
-		&syscall.ProcAttr{Files: []uintptr{rd.Fd(), uintptr(r.pids.fd), uintptr(contexts.fd)}})
+	// The file is given a number in the child: ForkExec takes others there for itself.
+	r.pid, err = syscall.ForkExec("/proc/self/fd/3", []string{"xv-reaper"},
+		&syscall.ProcAttr{Files: []uintptr{rd.Fd(), uintptr(r.pids.fd), uintptr(contexts.fd), uintptr(fd)}})
 	if err != nil {
 		wr.Close()
 		return err
