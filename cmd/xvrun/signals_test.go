@@ -184,7 +184,7 @@ func TestBackground(t *testing.T) {
 	if string(out) != "now\nlater\n" || err == nil || err.Error() != "exit status 6" {
 		t.Errorf("%q, %v", out, err)
 	}
-	out, err = exec.Command(xvrun, "sh", "-c", "sleep 60 > /dev/null & echo $!").Output()
+	out, err = exec.Command(xvrun, "sh", "-c", "sleep 60 > /dev/null 2>&1 & echo $!").Output()
 	var pid int
 	if _, scanned := fmt.Sscan(string(out), &pid); scanned != nil || err != nil {
 		t.Fatalf("%q, %v", out, err)
