@@ -29,6 +29,7 @@ type mirror struct {
 	signals chan os.Signal
 	late    []syscall.Signal // signals that package os/signal is not told of yet
 	hangup  atomic.Int64     // when SIGHUP came last, nanoseconds since 1970
+	leads   bool             // xvrun leads the session of a terminal
 }
 
 // lateAfter is when package os/signal is told of the signals that do nothing
@@ -66,7 +67,20 @@ func newMirror(cmd *xv.Cmd) *mirror {
 		noteOrigin(s)
 	}
 	cmd.OnStop = stopSelf
+	if sid, _, _ := syscall.RawSyscall(syscall.SYS_GETSID, 0, 0, 0); int(sid) == syscall.Getpid() {
+		m.leads = hasTerminal()
+	}
 	return m
+}
+
+// hasTerminal reports whether the session has a terminal, which it loses by a hang-up (tty(4)).
+func hasTerminal() bool {
+	fd, err := syscall.Open("/dev/tty", syscall.O_RDONLY|syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	syscall.Close(fd)
+	return true
 }
 
 // follow passes signals on until the process ends.
@@ -124,9 +138,10 @@ func (m *mirror) take(sig syscall.Signal) {
 }
 
 // hungUp reports whether the terminal was hung up as the program ended. The kernel tells only the session
-// leader, which is xvrun: a shell that finds the end of its input first doesn't tell its jobs.
+// leader, which is xvrun: a shell that finds the end of its input first doesn't tell its jobs. That may be before the signal
+// was seen here.
 func (m *mirror) hungUp() bool {
-	return time.Since(time.Unix(0, m.hangup.Load())) < time.Second
+	return m.leads && !hasTerminal() || time.Since(time.Unix(0, m.hangup.Load())) < time.Second
 }
 
 // alive reports whether the program itself still runs; descendants may outlive it.
