@@ -27,6 +27,7 @@ import (
 type mirror struct {
 	cmd     *xv.Cmd
 	signals chan os.Signal
+	armed   chan struct{}    // closed when signals are handled
 	late    []syscall.Signal // signals that package os/signal is not told of yet
 	hangup  atomic.Int64     // when SIGHUP came last, nanoseconds since 1970
 	leads   bool             // xvrun leads the session of a terminal
@@ -40,9 +41,21 @@ const lateAfter = 20 * time.Millisecond
 // fromTerminal are the signals that a terminal generates for a process group.
 var fromTerminal = []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU}
 
-// newMirror handles signals from now on. Call follow when the program runs.
+// newMirror handles signals from about now on: package os/signal takes several switches between threads for
+// each, while the program is started. Call follow when the program runs.
 func newMirror(cmd *xv.Cmd) *mirror {
-	m := &mirror{cmd: cmd, signals: make(chan os.Signal, 64)}
+	m := &mirror{cmd: cmd, signals: make(chan os.Signal, 64), armed: make(chan struct{})}
+	cmd.OnStop = stopSelf
+	if sid, _, _ := syscall.RawSyscall(syscall.SYS_GETSID, 0, 0, 0); int(sid) == syscall.Getpid() {
+		m.leads = hasTerminal()
+	}
+	go m.arm()
+	return m
+}
+
+// arm begins to handle signals.
+func (m *mirror) arm() {
+	defer close(m.armed)
 	// SIGPIPE only so that a trace into a broken pipe doesn't end xvrun.
 	list := []os.Signal{syscall.SIGHUP, syscall.SIGTERM, syscall.SIGCONT, syscall.SIGPIPE}
 	for _, s := range fromTerminal {
@@ -66,11 +79,6 @@ func newMirror(cmd *xv.Cmd) *mirror {
 	for _, s := range fromTerminal {
 		noteOrigin(s)
 	}
-	cmd.OnStop = stopSelf
-	if sid, _, _ := syscall.RawSyscall(syscall.SYS_GETSID, 0, 0, 0); int(sid) == syscall.Getpid() {
-		m.leads = hasTerminal()
-	}
-	return m
 }
 
 // hasTerminal reports whether the session has a terminal, which it loses by a hang-up (tty(4)).
@@ -85,6 +93,7 @@ func hasTerminal() bool {
 
 // follow passes signals on until the process ends.
 func (m *mirror) follow() {
+	<-m.armed
 	go func() {
 		late := time.After(lateAfter)
 		for {

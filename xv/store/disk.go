@@ -22,7 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A file of a store is the header and a payload. The header is magic, the CRC-32C of the payload and the
+// A file of a store is the header and a payload. The header is magic, the CRC-32 of the payload and the
 // payload's length. The payload is the length of the build id and this, the program's File, the number of files, and for each its File, the number of its
 // entries and these: offset and record, which begins with its length. All numbers are little-endian, and 64 bits
 // but for those lengths.
@@ -31,8 +31,6 @@ const (
 	headerSize = len(magic) + 16
 	fileSize   = 32 // of a File
 )
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // suffix is the end of the names of a store's files; what is being written has another one behind it.
 const suffix = ".xvcode"
@@ -78,7 +76,7 @@ func (s *Store) parse(program File, data []byte) (*Image, error) {
 	}
 	sum := binary.LittleEndian.Uint64(data[headerSize-16:])
 	r := reader{b: data[headerSize:]}
-	if binary.LittleEndian.Uint64(data[headerSize-8:]) != uint64(len(r.b)) || sum != uint64(crc32.Checksum(r.b, castagnoli)) ||
+	if binary.LittleEndian.Uint64(data[headerSize-8:]) != uint64(len(r.b)) || sum != uint64(crc32.ChecksumIEEE(r.b)) ||
 		string(r.take(r.count(1))) != s.build || r.file() != program {
 		return nil, errDamaged
 	}
@@ -170,7 +168,7 @@ func (s *Store) save(program File, im *Image) error {
 // header fills in the header of a file.
 func (s *Store) header(b []byte) {
 	copy(b, magic)
-	binary.LittleEndian.PutUint64(b[headerSize-16:], uint64(crc32.Checksum(b[headerSize:], castagnoli)))
+	binary.LittleEndian.PutUint64(b[headerSize-16:], uint64(crc32.ChecksumIEEE(b[headerSize:])))
 	binary.LittleEndian.PutUint64(b[headerSize-8:], uint64(len(b)-headerSize))
 }
 

@@ -3,7 +3,7 @@
 package virt
 
 import (
-	"encoding/gob"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -183,7 +183,7 @@ func (s *Session) handOver(program string, argv []string) error {
 	}
 	file := os.NewFile(uintptr(fd), "record")
 	defer file.Close()
-	if err := gob.NewEncoder(file).Encode(rec); err != nil {
+	if err := json.NewEncoder(file).Encode(rec); err != nil {
 		return err
 	}
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
@@ -339,7 +339,7 @@ func TakeOver() (*Session, error) {
 	file, ready := os.NewFile(recordFD, "record"), os.NewFile(readyFD, "ready")
 	defer file.Close()
 	defer ready.Close()
-	if err := gob.NewDecoder(file).Decode(&r); err != nil {
+	if err := json.NewDecoder(file).Decode(&r); err != nil {
 		return nil, fmt.Errorf("no guest to take over: %w", err)
 	}
 	s := newSession(&Config{CacheSize: r.CacheSize, StoreDir: r.StoreDir})
