@@ -34,7 +34,7 @@ func TestSignalAnywhere(t *testing.T) {
 	}
 	s := &stepper{pid: guests[0], most: visits, parts: parts, visits: map[uint64]int{}}
 	if err := s.run(); err == unix.EPERM {
-		t.Skip("ptrace is not permitted")
+		harness.Missing(t, "the permission to use ptrace")
 	} else if err != nil {
 		t.Fatalf("%v\nstdout: %s\nstderr: %s", err, r.Stdout.Bytes(), r.Stderr.Bytes())
 	}

@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
@@ -32,7 +33,7 @@ func TestNamespaces(t *testing.T) {
 			t.Parallel()
 			flags := strings.Fields(c.flags)
 			if out, err := exec.Command(unshare, append(flags, "true")...).CombinedOutput(); err != nil {
-				t.Skipf("unshare %s: %v %s", c.flags, err, out)
+				harness.Missing(t, fmt.Sprintf("the permission for unshare %s (%v %s)", c.flags, err, out))
 			}
 			static := readFile(t, harness.Guest(t, "c/limits.c", harness.Static))
 			harness.Compare(t, harness.Case{Spec: harness.Spec{
@@ -54,7 +55,7 @@ func TestNoProc(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			if out, err := exec.Command(unshare, "-r", "-m", "--fork", "--pid", "true").CombinedOutput(); err != nil {
-				t.Skipf("unshare: %v %s", err, out)
+				harness.Missing(t, fmt.Sprintf("the permission for unshare (%v %s)", err, out))
 			}
 			res := harness.RunArgv(t, argv, harness.Spec{})
 			if text := string(res.Stderr); res.Err != nil || res.Status.ExitStatus() != 125 ||
