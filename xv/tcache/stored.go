@@ -250,7 +250,7 @@ type window struct {
 	buf  []byte
 }
 
-const windowSize = 64 << 10
+const windowSize = 16 << 10
 
 // equal reports whether guest memory at addr is want.
 func (w *window) equal(addr uint64, want []byte) bool {

@@ -89,9 +89,25 @@ func (th *thread) prctl(regs *registers) {
 			return
 		}
 		th.finish(regs, call{unix.SYS_PRCTL, a})
+	case unix.PR_SET_PDEATHSIG, unix.PR_GET_PDEATHSIG:
+		th.untie()
+		th.finish(regs, call{unix.SYS_PRCTL, a})
 	default:
 		th.finish(regs, call{unix.SYS_PRCTL, a})
 	}
+}
+
+// untie takes the signal from the first thread of a guest that it was started with; the reaper has to do then.
+func (th *thread) untie() {
+	s := th.p.s
+	if th.p != s.first || th.tid != th.p.pid || s.untied.Swap(true) {
+		return
+	}
+	if err := s.reaper.ready(); err != nil {
+		s.fail(th.p, err)
+		panic(gone{})
+	}
+	th.remote(call{unix.SYS_PRCTL, [6]uint64{unix.PR_SET_PDEATHSIG, 0}})
 }
 
 // personality keeps READ_IMPLIES_EXEC from the kernel.

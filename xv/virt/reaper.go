@@ -3,6 +3,7 @@
 package virt
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -16,11 +17,17 @@ import (
 
 // reaper is the process that ends the guest's processes when the supervisor dies, even by SIGKILL. It
 // learns of that by the end of a pipe. It is not the guests' parent and needs no privilege.
+//
+// The first process of a guest does without: it gets a signal from the kernel (PR_SET_PDEATHSIG(2const)), which its own
+// children wouldn't. So the reaper's process is started before there is a second one, and when the guest has run for a
+// while: it takes as long as a third of a short program.
 type reaper struct {
-	pid  int      // 0: another supervisor has started it
-	pipe *os.File // write end, which nobody else holds
-	pids *shared
+	pid      int      // 0: another supervisor has started it
+	pipe     *os.File // write end, which nobody else holds
+	pids     *shared
+	contexts *shared
 
+	once    sync.Once
 	started chan struct{} // closed when the process runs, or err says why not
 	err     error
 
@@ -31,34 +38,40 @@ type reaper struct {
 }
 
 // newReaper makes the reaper of a session, without its process.
-func newReaper() (*reaper, error) {
+func newReaper(contexts *shared) (*reaper, error) {
 	pids, err := newShared("xv-pids", 4*abi.ReaperPIDs, false)
 	if err != nil {
 		return nil, err
 	}
-	return &reaper{pids: pids, slot: map[int]int{}, started: make(chan struct{})}, nil
+	return &reaper{pids: pids, contexts: contexts, slot: map[int]int{}, started: make(chan struct{})}, nil
 }
 
-// start starts the process; ready waits for it.
-func (r *reaper) start(contexts *shared) {
-	go func() {
-		defer close(r.started)
-		if err := r.spawn(contexts); err != nil {
-			r.err = fmt.Errorf("starting the reaper: %w", err)
-		}
-	}()
+// start starts the process, unless that was done.
+func (r *reaper) start() {
+	r.once.Do(func() {
+		go func() {
+			defer close(r.started)
+			if err := r.spawn(); err != nil {
+				r.err = fmt.Errorf("starting the reaper: %w", err)
+			}
+		}()
+	})
 }
 
-// ready returns when the process runs: no guest may run before.
+// ready returns when the process runs: no process of the guest but the first may run before.
 func (r *reaper) ready() error {
+	r.start()
 	<-r.started
 	return r.err
 }
 
+// errNoReaper says that the reaper's process was not needed.
+var errNoReaper = errors.New("the reaper was not started")
+
 // adoptReaper returns the reaper that another supervisor has started.
 func adoptReaper(pids *shared, pipe *os.File) *reaper {
 	r := &reaper{pids: pids, pipe: pipe, slot: map[int]int{}, next: abi.ReaperPIDs, started: make(chan struct{})}
-	close(r.started)
+	r.once.Do(func() { close(r.started) })
 	for i := range abi.ReaperPIDs {
 		if pid := word32(pids.view, 4*i).Load(); pid != 0 {
 			r.slot[int(pid)] = i
@@ -69,7 +82,7 @@ func adoptReaper(pids *shared, pipe *os.File) *reaper {
 	return r
 }
 
-func (r *reaper) spawn(contexts *shared) error {
+func (r *reaper) spawn() error {
 	image := agent.ReaperELF()
 	exe, err := newShared("xv-reaper", len(image), false)
 	if err != nil {
@@ -95,7 +108,7 @@ func (r *reaper) spawn(contexts *shared) error {
 	defer rd.Close()
 	// The file is given a number in the child: ForkExec takes others there for itself.
 	r.pid, err = syscall.ForkExec("/proc/self/fd/3", []string{"xv-reaper"},
-		&syscall.ProcAttr{Files: []uintptr{rd.Fd(), uintptr(r.pids.fd), uintptr(contexts.fd), uintptr(fd)}})
+		&syscall.ProcAttr{Files: []uintptr{rd.Fd(), uintptr(r.pids.fd), uintptr(r.contexts.fd), uintptr(fd)}})
 	if err != nil {
 		wr.Close()
 		return err
@@ -138,6 +151,7 @@ func (r *reaper) stop() {
 	if r == nil {
 		return
 	}
+	r.once.Do(func() { r.err = errNoReaper; close(r.started) })
 	if r.ready() == nil {
 		r.pipe.Write([]byte{1})
 		r.pipe.Close()

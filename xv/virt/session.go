@@ -51,6 +51,7 @@ type Session struct {
 	closed   atomic.Bool
 	draining atomic.Bool   // see drain
 	resting  atomic.Bool   // the servers end although there are processes
+	untied   atomic.Bool   // the first process does not get a signal when this one dies
 	ended    chan struct{} // closed when the first process was reaped
 	status   Status
 	counters counters
@@ -84,8 +85,13 @@ func Start(cfg *Config) (*Session, error) {
 		s.release()
 		return nil, err
 	}
+	time.AfterFunc(reaperAfter, s.reaper.start)
 	return s, nil
 }
+
+// reaperAfter is how long the first process of a guest is left to PR_SET_PDEATHSIG alone, which it loses when its
+// credentials change.
+const reaperAfter = 20 * time.Millisecond
 
 func newSession(cfg *Config) *Session {
 	s := &Session{
@@ -118,10 +124,9 @@ func (s *Session) open() error {
 	if s.deaths, err = newDeathWatch(s); err != nil {
 		return err
 	}
-	if s.reaper, err = newReaper(); err != nil {
+	if s.reaper, err = newReaper(s.contexts); err != nil {
 		return err
 	}
-	s.reaper.start(s.contexts)
 	if err = s.hangBells(); err != nil {
 		return err
 	}

@@ -54,8 +54,8 @@ func (s *Session) newAddressSpace() (*addressSpace, error) {
 	return as, nil
 }
 
-// nearImages is where the search for near addresses starts: a non-PIE has the addresses below.
-const nearImages = 0x1000_0000
+// nearImages is where the search for near addresses starts: a non-PIE and its break have the addresses below.
+const nearImages = 0x0800_0000
 
 // fork copies the address space for a process that got a copy of the memory. The translations are
 // shared until one of the two changes what it may execute.

@@ -21,7 +21,7 @@ import (
 
 // forkFirst forks the first process, which executes the file under ptrace, and puts the agent into it.
 func (s *Session) forkFirst() (*process, error) {
-	attr := &syscall.ProcAttr{Dir: s.cfg.Dir, Env: s.cfg.Env, Sys: &syscall.SysProcAttr{Ptrace: true, Setpgid: s.cfg.Setpgid}}
+	attr := &syscall.ProcAttr{Dir: s.cfg.Dir, Env: s.cfg.Env, Sys: &syscall.SysProcAttr{Ptrace: true, Setpgid: s.cfg.Setpgid, Pdeathsig: syscall.SIGKILL}}
 	for _, f := range s.cfg.Files {
 		fd := ^uintptr(0)
 		if f != nil {
@@ -83,9 +83,6 @@ func (s *Session) injectFirst(pid int) (*process, error) {
 		return nil, fmt.Errorf("PTRACE_GETSIGMASK: %w", err)
 	}
 	th.setGuestMask(mask)
-	if err := s.reaper.ready(); err != nil {
-		return nil, err
-	}
 	if err := th.inject(pid); err != nil {
 		return nil, fmt.Errorf("putting the agent into process %d: %w", pid, err)
 	}
