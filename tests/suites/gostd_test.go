@@ -44,18 +44,25 @@ var goPackages = []goPackage{
 func TestGo(t *testing.T) {
 	harness.Tool(t, "go")
 	root, cache := goEnv(t, "GOROOT"), goEnv(t, "GOCACHE")
-	each(2, goPackages, func(p goPackage) {
+	var parts []part
+	for _, p := range goPackages {
 		name := strings.ReplaceAll(p.path, "/", "_")
 		if p.soak {
 			name += "_all"
 		}
-		t.Run(name, func(t *testing.T) {
+		only := p.run
+		parts = append(parts, part{name: name, suite: "go:" + p.path, compare: func(t *testing.T) differences {
 			if p.soak {
 				harness.NeedSoak(t)
 			}
-			p.compare(t, root, cache)
-		})
-	})
+			differ := p.compare(t, root, cache, only)
+			if differ["end"] == "" {
+				only = topLevel(differ) // if it is compared again
+			}
+			return differ
+		}})
+	}
+	compareAll(t, 2, parts)
 }
 
 func goEnv(t *testing.T, name string) string {
@@ -67,47 +74,33 @@ func goEnv(t *testing.T, name string) string {
 	return strings.TrimSpace(string(out))
 }
 
-func (p goPackage) compare(t *testing.T, root, cache string) {
+// compare runs the tests of a package that match the pattern only, or all.
+func (p goPackage) compare(t *testing.T, root, cache, only string) differences {
 	program := filepath.Join(harness.WorkDir(), strings.ReplaceAll(p.path, "/", "_")+".test")
 	build := exec.Command("go", "test", "-c", "-o", program, p.path)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	suite := "go:" + p.path
 	dir := filepath.Join(root, "src", p.path) // tests read files there
-	only, last := p.run, ""
-	var differ map[string]string
-	for range attempts {
-		args := []string{program, "-test.short", "-test.v"}
-		if only != "" {
-			args = append(args, "-test.run", only)
-		}
-		if p.skip != "" {
-			args = append(args, "-test.skip", p.skip)
-		}
-		spec := harness.Spec{Argv: args, Wrap: []string{"env", "-C", dir}, Timeout: 10 * time.Minute,
-			Env: []string{"GOCACHE=" + cache, "GOFLAGS=-mod=mod"}}
-		native, translated := harness.Run(t, spec), harness.RunXV(t, spec)
-		differ = diffResults(goResults(native.Stdout), goResults(translated.Stdout))
-		if w, g := outcome(native), outcome(translated); w != g && len(differ) == 0 {
-			differ["end"] = fmt.Sprintf("native: %s, translated: %s", w, g)
-		}
-		if len(differ) == 0 {
-			break
-		}
-		last = tail(append(translated.Stdout, translated.Stderr...))
-		only = topLevel(differ)
+	args := []string{program, "-test.short", "-test.v"}
+	if only != "" {
+		args = append(args, "-test.run", only)
 	}
-	if len(differ) == 0 {
-		return
+	if p.skip != "" {
+		args = append(args, "-test.skip", p.skip)
 	}
-	for _, test := range slices.Sorted(maps.Keys(differ)) {
-		report(t, suite, test, differ[test])
+	spec := harness.Spec{Argv: args, Wrap: []string{"env", "-C", dir}, Timeout: 10 * time.Minute,
+		Env: []string{"GOCACHE=" + cache, "GOFLAGS=-mod=mod"}}
+	native, translated := harness.Run(t, spec), harness.RunXV(t, spec)
+	differ := diffResults(goResults(native.Stdout), goResults(translated.Stdout))
+	if w, g := outcome(native), outcome(translated); w != g && len(differ) == 0 {
+		differ["end"] = fmt.Sprintf("native: %s, translated: %s", w, g)
 	}
-	if t.Failed() {
-		t.Logf("end of the translated run:\n%s", last)
+	if len(differ) > 0 {
+		t.Logf("end of the translated run:\n%s", tail(append(translated.Stdout, translated.Stderr...)))
 	}
+	return differ
 }
 
 var goResult = regexp.MustCompile(`(?m)^ *--- (PASS|FAIL|SKIP): (\S+)`)
@@ -122,8 +115,8 @@ func goResults(out []byte) map[string]string {
 }
 
 // diffResults describes the differences between the results of two runs, by test.
-func diffResults(native, translated map[string]string) map[string]string {
-	differ := map[string]string{}
+func diffResults(native, translated map[string]string) differences {
+	differ := differences{}
 	names := slices.Collect(maps.Keys(native))
 	for _, name := range slices.AppendSeq(names, maps.Keys(translated)) {
 		if w, g := native[name], translated[name]; w != g {
@@ -134,7 +127,7 @@ func diffResults(native, translated map[string]string) map[string]string {
 }
 
 // topLevel is a pattern for the tests that differ.
-func topLevel(differ map[string]string) string {
+func topLevel(differ differences) string {
 	var names []string
 	for name := range differ {
 		top, _, _ := strings.Cut(name, "/")

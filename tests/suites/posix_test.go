@@ -31,18 +31,20 @@ func TestPosix(t *testing.T) {
 	if want := 1500 / every; len(tests) < want {
 		t.Fatalf("only %d tests could be built, want %d", len(tests), want)
 	}
-	each(8, tests, func(test posixTest) {
-		t.Run(test.name, func(t *testing.T) { test.compare(t, limit) })
-	})
+	var parts []part
+	for _, test := range tests {
+		parts = append(parts, test.part(limit))
+	}
+	compareAll(t, 8, parts) // most of them sleep
 }
 
 // posixTest is one test program.
 type posixTest struct{ name, program string }
 
-// compare runs a test natively and translated.
-func (p posixTest) compare(t *testing.T, limit time.Duration) {
-	var said, difference string
-	for range attempts {
+// part compares how a test ends, natively and translated.
+func (p posixTest) part(limit time.Duration) part {
+	said := ""
+	compare := func(t *testing.T) differences {
 		native := harness.Run(t, harness.Spec{Argv: []string{p.program}, Timeout: limit})
 		want := outcome(native)
 		patience := 2*limit + 10*time.Second
@@ -51,13 +53,12 @@ func (p posixTest) compare(t *testing.T, limit time.Duration) {
 		}
 		said += "native: " + want + "\n"
 		got := harness.RunXV(t, harness.Spec{Argv: []string{p.program}, Timeout: patience})
-		difference = fmt.Sprintf("%stranslated: %s\n%s", said, outcome(got), tail(append(got.Stdout, got.Stderr...)))
 		if strings.Contains(said, "native: "+outcome(got)+"\n") { // also where that varies
-			difference = ""
-			break
+			return nil
 		}
+		return differences{p.name: fmt.Sprintf("%stranslated: %s\n%s", said, outcome(got), tail(append(got.Stdout, got.Stderr...)))}
 	}
-	report(t, "posix", p.name, difference)
+	return part{name: p.name, suite: "posix", tests: []string{p.name}, compare: compare}
 }
 
 // setsClock finds the tests that would change the machine's clock.

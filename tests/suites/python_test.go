@@ -2,10 +2,8 @@ package suites
 
 import (
 	"fmt"
-	"maps"
 	"os/exec"
 	"regexp"
-	"slices"
 	"testing"
 	"time"
 
@@ -44,33 +42,27 @@ func TestPython(t *testing.T) {
 	if err := exec.Command(python, "-c", "import test.test_re").Run(); err != nil {
 		harness.Missing(t, "the test suite of "+python)
 	}
-	each(2, pythonModules, func(m pythonModule) {
-		t.Run(m.name, func(t *testing.T) {
+	var parts []part
+	for _, m := range pythonModules {
+		parts = append(parts, part{name: m.name, suite: "python:" + m.name, compare: func(t *testing.T) differences {
 			if m.soak {
 				harness.NeedSoak(t)
 			}
-			m.compare(t, python)
-		})
-	})
+			return m.compare(t, python)
+		}})
+	}
+	compareAll(t, 2, parts)
 }
 
-func (m pythonModule) compare(t *testing.T, python string) {
+func (m pythonModule) compare(t *testing.T, python string) differences {
 	spec := harness.Spec{Argv: []string{python, "-m", "test", "-v", m.name}, Timeout: 10 * time.Minute,
 		Env: []string{"PYTHONDONTWRITEBYTECODE=1"}}
-	var differ map[string]string
-	for range attempts {
-		native, translated := harness.Run(t, spec), harness.RunXV(t, spec)
-		differ = diffResults(pythonResults(native), pythonResults(translated))
-		if w, g := outcome(native), outcome(translated); w != g {
-			differ["end"] = fmt.Sprintf("native: %s, translated: %s\n%s", w, g, tail(append(translated.Stdout, translated.Stderr...)))
-		}
-		if len(differ) == 0 {
-			return
-		}
+	native, translated := harness.Run(t, spec), harness.RunXV(t, spec)
+	differ := diffResults(pythonResults(native), pythonResults(translated))
+	if w, g := outcome(native), outcome(translated); w != g {
+		differ["end"] = fmt.Sprintf("native: %s, translated: %s\n%s", w, g, tail(append(translated.Stdout, translated.Stderr...)))
 	}
-	for _, test := range slices.Sorted(maps.Keys(differ)) {
-		report(t, "python:"+m.name, test, differ[test])
-	}
+	return differ
 }
 
 var pythonResult = regexp.MustCompile(`(?m)^(\w+) \(([\w.]+)\)(?:\n.*)? \.\.\. (.*)$`)

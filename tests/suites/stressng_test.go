@@ -36,24 +36,21 @@ func TestStressNG(t *testing.T) {
 	if *harness.Soak {
 		names = append(names, strings.Fields(moreStressors)...)
 	}
-	each(3, names, func(name string) {
-		t.Run(name, func(t *testing.T) { compareStressor(t, tool, name) })
-	})
+	var parts []part
+	for _, name := range names {
+		parts = append(parts, part{name: name, suite: "stress-ng", tests: []string{name},
+			compare: func(t *testing.T) differences { return compareStressor(t, tool, name) }})
+	}
+	compareAll(t, 3, parts)
 }
 
-func compareStressor(t *testing.T, tool, name string) {
+func compareStressor(t *testing.T, tool, name string) differences {
 	spec := harness.Spec{Argv: []string{tool, "--" + name, "1", "--timeout", "1", "--verify", "--no-rand-seed", "--temp-path", "."},
 		Timeout: 30 * time.Second}
-	var difference string
-	for range attempts {
-		native := harness.Run(t, spec)
-		translated := harness.RunXV(t, spec)
-		if w, g := outcome(native), outcome(translated); w != g {
-			difference = fmt.Sprintf("native: %s\ntranslated: %s\n%s", w, g, tail(append(translated.Stdout, translated.Stderr...)))
-			continue
-		}
-		difference = ""
-		break
+	native := harness.Run(t, spec)
+	translated := harness.RunXV(t, spec)
+	if w, g := outcome(native), outcome(translated); w != g {
+		return differences{name: fmt.Sprintf("native: %s\ntranslated: %s\n%s", w, g, tail(append(translated.Stdout, translated.Stderr...)))}
 	}
-	report(t, "stress-ng", name, difference)
+	return nil
 }

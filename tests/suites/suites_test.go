@@ -4,12 +4,16 @@ package suites
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"xvrun/tests/harness"
 )
@@ -35,26 +39,122 @@ var knownDifferences = sync.OnceValues(func() (map[[2]string]known, error) {
 	return list, nil
 })
 
-// report ends the comparison of a suite's test; difference is empty if there is none.
-func report(t *testing.T, suite, test, difference string) {
+// differences are those that a comparison found: what differs, by the name of the suite's test.
+type differences map[string]string
+
+// unlisted reports whether there is one that docs/conformance.md does not list.
+func (d differences) unlisted(t *testing.T, suite string) bool {
 	t.Helper()
 	list, err := knownDifferences()
 	if err != nil {
 		t.Fatal(err)
 	}
-	k, listed := list[[2]string{suite, test}]
-	switch {
-	case difference == "" && listed && !k.sometimes && !harness.Native:
-		t.Errorf("%s %s is as natively: take it out of docs/conformance.md", suite, test)
-	case difference != "" && listed:
-		t.Logf("known difference: %s", k.reason)
-	case difference != "":
-		t.Errorf("%s %s:\n%s", suite, test, difference)
+	for test := range d {
+		if _, ok := list[[2]string{suite, test}]; !ok {
+			return true
+		}
+	}
+	return false
+}
+
+// report ends the comparison of a suite's tests, of which some differ.
+func report(t *testing.T, suite string, tests []string, differ differences) {
+	t.Helper()
+	list, err := knownDifferences()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range tests {
+		k, listed := list[[2]string{suite, test}]
+		if differ[test] == "" && listed && !k.sometimes && !harness.Native {
+			t.Errorf("%s %s is as natively: take it out of docs/conformance.md", suite, test)
+		}
+	}
+	for _, test := range slices.Sorted(maps.Keys(differ)) {
+		if k, listed := list[[2]string{suite, test}]; listed {
+			t.Logf("%s: known difference: %s", test, k.reason)
+		} else {
+			t.Errorf("%s %s:\n%s", suite, test, differ[test])
+		}
 	}
 }
 
-// attempts is how often a test is run before it counts as different: tests of other projects depend on timing.
-const attempts = 3
+// part is what is compared in one subtest: a test of a suite, or as many as one program runs.
+type part struct {
+	name  string   // of the subtest
+	suite string   // in docs/conformance.md
+	tests []string // that are known to be in it
+	// compare runs them natively and translated. It is called again if it finds differences that are not listed, and may
+	// then run only what differed.
+	compare func(t *testing.T) differences
+}
+
+// compareAll compares the parts, n at a time. Tests of other projects depend on timing. So what differs is run again
+// when all parts have had their turn, up to attempts times, alone and when the machine has nothing else to do.
+func compareAll(t *testing.T, n int, parts []part) {
+	const attempts = 3
+	slots := make(chan struct{}, n)
+	var all, first sync.WaitGroup
+	var one sync.Mutex
+	alone := func(t *testing.T, p part) differences {
+		first.Wait()
+		one.Lock()
+		defer one.Unlock()
+		awaitIdle()
+		return p.compare(t)
+	}
+	first.Add(len(parts))
+	for _, p := range parts {
+		slots <- struct{}{}
+		all.Go(func() {
+			leave := sync.OnceFunc(func() { <-slots; first.Done() })
+			defer leave()
+			t.Run(p.name, func(t *testing.T) {
+				differ := p.compare(t)
+				leave()
+				for try := 0; try < attempts && differ.unlisted(t, p.suite); try++ {
+					t.Logf("once more, since these differed: %s", strings.Join(slices.Sorted(maps.Keys(differ)), ", "))
+					differ = alone(t, p)
+				}
+				report(t, p.suite, p.tests, differ)
+			})
+		})
+	}
+	all.Wait()
+}
+
+// idlePatience is how long awaitIdle waits in all. A machine that others use may never be idle.
+var idlePatience = 2 * time.Minute
+
+// awaitIdle waits until the processors have had little to do for a moment. It is not for concurrent use.
+func awaitIdle() {
+	const window = 500 * time.Millisecond
+	for ; idlePatience > 0; idlePatience -= window {
+		idle, total := processorTime()
+		time.Sleep(window)
+		idleNow, totalNow := processorTime()
+		if 4*(idleNow-idle) >= 3*(totalNow-total) {
+			return
+		}
+	}
+}
+
+// processorTime is the time, in ticks of the clock and since the start of the machine, that processors were idle or waited for
+// input or output, and all of their time. See proc_stat(5).
+func processorTime() (idle, total uint64) {
+	stat, _ := os.ReadFile("/proc/stat")
+	line, _, _ := strings.Cut(string(stat), "\n")
+	for i, field := range strings.Fields(line) {
+		ticks, _ := strconv.ParseUint(field, 10, 64) // 0 for the line's name
+		if i <= 8 {                                  // those of virtual machines are in user time too
+			total += ticks
+		}
+		if i == 4 || i == 5 {
+			idle += ticks
+		}
+	}
+	return idle, total
+}
 
 // outcome says how a run ended, without what it printed.
 func outcome(r harness.Result) string {
@@ -69,7 +169,7 @@ func outcome(r harness.Result) string {
 	return harness.StatusString(r.Status)
 }
 
-// each calls f for each item, n at a time: most tests sleep.
+// each calls f for each item, n at a time.
 func each[T any](n int, items []T, f func(T)) {
 	queue := make(chan T)
 	var workers sync.WaitGroup
