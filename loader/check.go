@@ -2,7 +2,10 @@
 
 package loader
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // The near zone: where the images of a guest live. An address in it fits a
 // sign-extended 32-bit immediate and has entries in both lookup tables.
@@ -32,18 +35,24 @@ type Info struct {
 	Low, High uint64 // page-aligned extent of the PT_LOAD segments, as linked
 	Align     uint64 // largest alignment of a PT_LOAD segment
 	ExecStack bool   // PT_GNU_STACK asks for an executable stack
-	Setuid    bool   // the file has the set-user-ID bit
-	Setgid    bool   // the file has the set-group-ID bit
+	UID, GID  int    // whose rights the set-user-ID and set-group-ID bits give; -1: there is no such bit, or the mount ignores it
 }
 
-// Warning returns a line about what will differ from a native run, or "".
-// The kernel ignores set-user-ID and set-group-ID bits when the tracer of the
-// program lacks CAP_SYS_PTRACE (execve(2), ptrace(2)).
-func (i *Info) Warning() string {
-	if !i.Setuid && !i.Setgid {
+// Lost describes the rights that the program would have natively by its set-user-ID and set-group-ID bits, where a process
+// with these effective ids executes it; "" if there are none. The kernel ignores the bits when the tracer of the program
+// lacks CAP_SYS_PTRACE (execve(2), ptrace(2)).
+func (i *Info) Lost(euid, egid int) string {
+	var bits []string
+	if i.UID >= 0 && i.UID != euid {
+		bits = append(bits, fmt.Sprintf("set-user-ID %d", i.UID))
+	}
+	if i.GID >= 0 && i.GID != egid {
+		bits = append(bits, fmt.Sprintf("set-group-ID %d", i.GID))
+	}
+	if len(bits) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%q: set-user-ID and set-group-ID bits have no effect under translation", i.Path)
+	return fmt.Sprintf("%q runs without its privilege (%s), as under any tracer", i.Path, strings.Join(bits, ", "))
 }
 
 // Origin says from where the names of files are looked up. The zero Origin is

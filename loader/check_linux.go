@@ -79,9 +79,26 @@ func (i *Info) read(f *os.File, name string) (next string, _ *Error) {
 	i.StaticPIE = img.typ == Dyn && img.interp == ""
 	i.Entry, i.Low, i.High, i.Align = img.entry, img.low, img.high, img.align
 	i.ExecStack = img.execStack
-	i.Setuid = st.Mode()&os.ModeSetuid != 0
-	i.Setgid = st.Mode()&os.ModeSetgid != 0
+	i.UID, i.GID = privileges(f, st)
 	return "", nil
+}
+
+// privileges returns whose rights execve of a file gives, -1 for none (bprm_fill_uid).
+func privileges(f *os.File, st os.FileInfo) (uid, gid int) {
+	uid, gid = -1, -1
+	owner, ok := st.Sys().(*syscall.Stat_t)
+	var fs syscall.Statfs_t
+	const ignored = syscall.MS_NOSUID // ST_NOSUID is the same
+	if !ok || st.Mode()&(os.ModeSetuid|os.ModeSetgid) == 0 || syscall.Fstatfs(int(f.Fd()), &fs) != nil || fs.Flags&ignored != 0 {
+		return uid, gid
+	}
+	if st.Mode()&os.ModeSetuid != 0 {
+		uid = int(owner.Uid)
+	}
+	if st.Mode()&os.ModeSetgid != 0 && st.Mode()&0o010 != 0 {
+		gid = int(owner.Gid)
+	}
+	return uid, gid
 }
 
 // checkInterp checks the file that PT_INTERP names. The kernel opens it as it

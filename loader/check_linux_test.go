@@ -88,12 +88,32 @@ func TestCheck(t *testing.T) {
 		t.Errorf("chain of five: %+v", info)
 	}
 	info, err = Check(elf("dynamic", ld+"\x00"))
-	if err != nil || info.Interp != ld || info.StaticPIE || info.Type != Dyn || info.Warning() != "" {
+	if err != nil || info.Interp != ld || info.StaticPIE || info.Type != Dyn || info.Lost(-2, -2) != "" {
 		t.Errorf("dynamic: %+v, %v", info, err)
 	}
-	info, err = Check(write("setuid", 0o755|os.ModeSetuid, string(makeELF(3, "", text(0), nil))))
-	if err != nil || info.Warning() == "" {
-		t.Errorf("set-user-ID: %+v, %v", info, err)
+	uid, gid := os.Getuid(), os.Getgid()
+	for _, c := range []struct {
+		mode       os.FileMode
+		euid, egid int
+		lost       string
+	}{
+		{0o755 | os.ModeSetuid, uid, gid, ""},
+		{0o755 | os.ModeSetuid, uid + 1, gid, fmt.Sprintf("(set-user-ID %d)", uid)},
+		{0o755 | os.ModeSetgid, uid + 1, gid, ""},
+		{0o755 | os.ModeSetgid, uid, gid + 1, fmt.Sprintf("(set-group-ID %d)", gid)},
+		{0o745 | os.ModeSetgid, uid, gid + 1, ""}, // mandatory locking, once
+		{0o755 | os.ModeSetuid | os.ModeSetgid, uid + 1, gid + 1, fmt.Sprintf("(set-user-ID %d, set-group-ID %d)", uid, gid)},
+	} {
+		path := write("setid", 0o755, string(makeELF(3, "", text(0), nil)))
+		if err := os.Chmod(path, c.mode); err != nil { // after the write, which clears the bits
+			t.Fatal(err)
+		}
+		if info, err = Check(path); err != nil {
+			t.Fatal(err)
+		}
+		if lost := info.Lost(c.euid, c.egid); (lost == "") != (c.lost == "") || !strings.Contains(lost, c.lost) {
+			t.Errorf("%v for %d, %d: %q, want %q", c.mode, c.euid, c.egid, lost, c.lost)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	"xvrun/tests/harness"
@@ -157,6 +158,48 @@ func TestCommandLine(t *testing.T) {
 			}
 			if c.file != "" && strings.Contains(res.Files[c.file], " 0 bytes") || c.file != "" && res.Files[c.file] == "" {
 				t.Errorf("file %s: %q", c.file, res.Files[c.file])
+			}
+		})
+	}
+}
+
+// TestSetUserID runs a program that has a set-user-ID bit: without the privilege, with one line of warning for each
+// execution, and without a warning where the bit has no effect natively.
+func TestSetUserID(t *testing.T) {
+	harness.NeedXvrun(t)
+	if syscall.Geteuid() != 0 {
+		t.Skip("an ordinary user has no set-user-ID program of another user")
+	}
+	id, sh, setpriv := readFile(t, harness.Tool(t, "id")), harness.Tool(t, "sh"), harness.Tool(t, "setpriv")
+	program := filepath.Join(harness.WorkDir(), "privileged-id")
+	if os.WriteFile(program, id, 0o755) != nil || os.Chmod(program, 0o755|os.ModeSetuid) != nil {
+		t.Fatal("no set-user-ID program")
+	}
+	const nobody = 65534
+	user := &syscall.Credential{Uid: nobody, Gid: nobody}
+	if res := harness.RunArgv(t, []string{program, "-u"}, harness.Spec{User: user}); string(res.Stdout) != "0\n" {
+		t.Skipf("set-user-ID bits have no effect here: %s", res.Stdout)
+	}
+	warning := regexp.QuoteMeta("xvrun: warning: \""+program+"\"") + ".*set-user-ID 0.*\n"
+	for _, c := range []struct {
+		name           string
+		user           *syscall.Credential
+		argv           []string
+		stdout, stderr string
+	}{
+		{"program", user, []string{program, "-u"}, "65534\n", warning},
+		{"executed", user, []string{sh, "-c", program + " -u; echo; " + program + " -u"}, "65534\n\n65534\n", warning + warning},
+		{"no-new-privileges", user, []string{setpriv, "--no-new-privs", program, "-u"}, "65534\n", ""},
+		{"own", nil, []string{program, "-u"}, "0\n", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			res := harness.RunXV(t, harness.Spec{Argv: c.argv, User: c.user})
+			if res.Err != nil {
+				t.Fatal(res.Err)
+			}
+			if string(res.Stdout) != c.stdout || !regexp.MustCompile("^"+c.stderr+"$").Match(res.Stderr) {
+				t.Errorf("stdout %q, want %q\nstderr %q, want %q", res.Stdout, c.stdout, res.Stderr, c.stderr)
 			}
 		})
 	}

@@ -73,6 +73,12 @@ type Cmd struct {
 	// continues it. Calls come from another goroutine, one at a time.
 	OnStop func(sig syscall.Signal)
 
+	// OnWarning is called with what will not be as in a native run: a program
+	// that the guest executes runs without the rights of its set-user-ID bit. It
+	// is one line for the user. Calls come from other goroutines, one at a time,
+	// also while Start runs.
+	OnWarning func(text string)
+
 	// Trace receives a line for each system call and each translated region.
 	Trace io.Writer
 
@@ -185,7 +191,7 @@ func (c *Cmd) Start() error {
 	}
 	s, err := start(&virt.Config{
 		Path: c.Path, Argv: argv, Env: c.Environ(), Dir: c.Dir, Files: files,
-		Trace: c.Trace, CacheSize: c.Options.CacheSize, StoreDir: c.Options.StoreDir,
+		Trace: c.Trace, Warn: c.OnWarning, CacheSize: c.Options.CacheSize, StoreDir: c.Options.StoreDir,
 		Ignored: c.Ignore, Limits: c.Limits, Setpgid: c.Setpgid,
 	})
 	if err != nil {

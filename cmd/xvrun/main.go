@@ -145,6 +145,7 @@ func run(args []string) (end outcome) {
 	}
 	inherited.pass(cmd)
 	cmd.Options.StoreDir = o.store
+	cmd.OnWarning = func(text string) { fmt.Fprintf(os.Stderr, "xvrun: warning: %s\n", text) }
 	if o.verbose {
 		cmd.Trace = report
 	}

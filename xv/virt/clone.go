@@ -222,11 +222,14 @@ func (th *thread) refusesExec(dirfd, pathAddr, flags uint64) unix.Errno {
 	if !strings.HasPrefix(path, "/") && (path == "" && flags&unix.AT_EMPTY_PATH != 0 || int32(dirfd) != unix.AT_FDCWD) {
 		path = strings.TrimSuffix(fmt.Sprintf("/proc/self/fd/%d/%s", int32(dirfd), path), "/")
 	}
-	_, err := loader.Origin{PID: th.tid}.Check(path)
+	info, err := loader.Origin{PID: th.tid}.Check(path)
 	var e *loader.Error
 	if errors.As(err, &e) && e.Errno == 0 {
 		th.p.s.trace("%d: execve: %v", th.tid, err)
 		return unix.ENOEXEC
+	}
+	if err == nil {
+		th.p.s.warnPrivilege(info, fmt.Sprintf("/proc/%d/status", th.tid))
 	}
 	return 0
 }

@@ -73,9 +73,7 @@ func Start(cfg *Config) (*Session, error) {
 		s.release()
 		return nil, err
 	}
-	if w := info.Warning(); w != "" {
-		s.trace("%s", w)
-	}
+	s.warnPrivilege(info, "/proc/self/status")
 	go s.readAhead()
 	result := make(chan error)
 	go s.runFirst(result)
