@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,6 +16,18 @@ type guest struct {
 	kinds []harness.Kind // PIE if empty
 	flags []string       // for the compiler
 	runs  []run          // one without arguments if empty
+	links []library      // it is linked with
+	loads []library      // it loads itself: their paths are its first arguments
+}
+
+// library is a shared library of testdata.
+type library struct {
+	src   string
+	flags []string
+}
+
+func (l library) build(t *testing.T) string {
+	return harness.Guest(t, l.src, harness.Shared, l.flags...)
 }
 
 // run is one execution of a guest.
@@ -91,6 +104,8 @@ var guests = []guest{
 	{src: "c/membarrier.c", kinds: harness.AllKinds},
 	{src: "c/jitthreads.c"},
 	{src: "c/dlopen.c", kinds: []harness.Kind{harness.NoPIE, harness.PIE}, flags: []string{"-ldl"}, runs: []run{{name: "few"}, {name: "many", args: []string{"x"}}}},
+	{src: "c/tls.c", kinds: []harness.Kind{harness.NoPIE, harness.PIE}, links: []library{{"c/tlslib.c", []string{"-DLINKED"}}},
+		loads: []library{{"c/tlslib.c", []string{"-mtls-dialect=gnu"}}, {"c/tlslib.c", []string{"-mtls-dialect=gnu2"}}}},
 	{src: "cc/unwind.cc", kinds: glibc, flags: []string{"-fnon-call-exceptions"}, runs: []run{{signal: syscall.SIGABRT}}},
 	{src: "go/stress.go", kinds: goKinds},
 }
@@ -186,11 +201,18 @@ func runGuests(t *testing.T, guests []guest) {
 			for _, kind := range kinds {
 				t.Run(string(kind), func(t *testing.T) {
 					t.Parallel()
-					path := harness.Guest(t, g.src, kind, g.flags...)
+					flags, args := slices.Clone(g.flags), []string{}
+					for _, l := range g.links {
+						flags = append(flags, l.build(t))
+					}
+					for _, l := range g.loads {
+						args = append(args, l.build(t))
+					}
+					path := harness.Guest(t, g.src, kind, flags...)
 					for _, r := range runs {
 						c := harness.Case{
 							Spec: harness.Spec{
-								Argv:    append([]string{path}, r.args...),
+								Argv:    slices.Concat([]string{path}, args, r.args),
 								Env:     r.env,
 								Stdin:   r.stdin,
 								Timeout: r.timeout,

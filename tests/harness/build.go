@@ -21,6 +21,7 @@ const (
 	PIE       Kind = "pie"       // dynamic, position-independent
 	Musl      Kind = "musl"      // static, musl libc
 	Bare      Kind = "bare"      // static, no libc, no start files
+	Shared    Kind = "shared"    // no program, but a shared library
 )
 
 // AllKinds are the kinds of a C guest that uses a libc.
@@ -121,6 +122,8 @@ func compiler(src string, kind Kind) []string {
 		argv = append(argv, "-no-pie", "-fno-pie")
 	case PIE:
 		argv = append(argv, "-pie", "-fPIE")
+	case Shared:
+		argv = append(argv, "-shared", "-fPIC")
 	case Bare:
 		argv = append(argv, "-static", "-no-pie", "-fno-pie", "-nostdlib", "-nostartfiles")
 	}
