@@ -93,6 +93,7 @@ var guests = []guest{
 	{src: "c/futexes.c", kinds: glibc},
 	{src: "c/atomics.c", kinds: []harness.Kind{harness.Static, harness.PIE}},
 	{src: "c/manythreads.c", kinds: glibc},
+	{src: "c/progress.c"},
 	{src: "c/clones.c", kinds: glibc},
 	{src: "c/entries.c", kinds: glibc},
 	{src: "c/killedparent.c", kinds: glibc},
