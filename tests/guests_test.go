@@ -84,6 +84,7 @@ var guests = []guest{
 	{src: "c/anywhere.c"},
 	{src: "c/sequences.c"},
 	{src: "c/sigmasks.c", kinds: harness.AllKinds},
+	{src: "c/syncsignals.c", kinds: []harness.Kind{harness.Static, harness.PIE}},
 	{src: "c/storm.c", kinds: glibc},
 	{src: "c/async.c", kinds: glibc, runs: []run{{timeout: 2 * time.Minute}}},
 	{src: "c/procs.c", kinds: glibc},

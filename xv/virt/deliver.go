@@ -59,6 +59,11 @@ func (th *thread) deliver(f frame, ev event) {
 		th.killBy(sig)
 		return
 	case blocked:
+		if ev.inCall && int64(ev.regs.gpr[rax]) == -int64(unix.EINTR) && raisedByInstructions(sig) {
+			// What the guest blocks interrupts nothing: the system call begins again.
+			ev.regs.rip -= syscallLen
+			ev.regs.gpr[rax] = th.ctx.u64(abi.GateRAX)
+		}
 		th.putBack(ev.info)
 		th.returnTo(f, ev.regs)
 		return
@@ -86,8 +91,7 @@ func (th *thread) deliver(f frame, ev event) {
 // putBack makes a signal pending that can't be delivered now. Everything is blocked in the kernel.
 func (th *thread) putBack(si siginfo) {
 	if raisedByInstructions(int(si.signo())) {
-		th.held = append(th.held, si)
-		th.ctx.setU32(abi.Held, 1)
+		th.keep(si)
 		return
 	}
 	th.queue(si)
@@ -97,32 +101,6 @@ func (th *thread) putBack(si siginfo) {
 func (th *thread) queue(si siginfo) {
 	copy(th.ctx.scratch(), si[:])
 	th.remote(call{unix.SYS_RT_TGSIGQUEUEINFO, [6]uint64{uint64(th.ctx.u32(abi.PID)), uint64(th.ctx.u32(abi.TID)), uint64(si.signo()), th.ctx.scratchAddr()}})
-}
-
-// unblocked takes out a held signal that the guest's mask no longer blocks.
-func (th *thread) unblocked() (siginfo, bool) {
-	return th.takeHeld(^th.guestMask())
-}
-
-// takeHeld takes out the first held signal of a set.
-func (th *thread) takeHeld(set uint64) (siginfo, bool) {
-	for i, si := range th.held {
-		if set&bit(int(si.signo())) != 0 {
-			th.held = append(th.held[:i:i], th.held[i+1:]...)
-			if len(th.held) == 0 {
-				th.ctx.setU32(abi.Held, 0)
-			}
-			return si, true
-		}
-	}
-	return siginfo{}, false
-}
-
-// resendUnblocked queues the held signals again that the guest's mask no longer blocks.
-func (th *thread) resendUnblocked() {
-	for si, ok := th.unblocked(); ok; si, ok = th.unblocked() {
-		th.queue(si)
-	}
 }
 
 // killBy ends the process by the default action of sig.

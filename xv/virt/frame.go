@@ -173,6 +173,7 @@ const (
 	segvMAPERR = 1
 	segvACCERR = 2
 	illOPN     = 2
+	siUser     = 0
 	siKernel   = 0x80
 )
 

@@ -59,7 +59,7 @@ func (th *thread) raiseEvent(r raising) {
 // deferred answers a thread whose agent has put off a signal, and now would go on with the guest. The
 // kernel blocks everything.
 func (th *thread) deferred() {
-	si := th.ctx.deferred()
+	si := forwarded(th.ctx.deferred())
 	th.ctx.setU32(abi.Pending, 0)
 	th.ctx.setU32(abi.SetMask, 1)
 	sig := int(si.signo())

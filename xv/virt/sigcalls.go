@@ -79,39 +79,3 @@ func (th *thread) rtSigprocmask(regs *registers) {
 	th.resendUnblocked()
 	th.result(regs, 0)
 }
-
-// rtSigpending adds the signals that are held to the kernel's.
-func (th *thread) rtSigpending(regs *registers) {
-	a := th.args(regs)
-	if a[1] > 8 {
-		th.result(regs, -int64(unix.EINVAL))
-		return
-	}
-	r := th.remote(call{unix.SYS_RT_SIGPENDING, [6]uint64{th.ctx.scratchAddr(), 8}})
-	set := binary.LittleEndian.Uint64(th.ctx.scratch())
-	for _, si := range th.held {
-		set |= bit(int(si.signo()))
-	}
-	if r[0] == 0 && !th.write(a[0], le64(set)[:a[1]]) {
-		r[0] = -int64(unix.EFAULT)
-	}
-	th.result(regs, r[0])
-}
-
-// rtSigtimedwait takes a signal that is held, or lets the kernel wait for one.
-func (th *thread) rtSigtimedwait(regs *registers) {
-	a := th.args(regs)
-	var b [8]byte
-	if a[3] == 8 && len(th.held) > 0 && th.read(a[0], b[:]) == 8 {
-		set := binary.LittleEndian.Uint64(b[:])
-		if si, ok := th.takeHeld(set); ok {
-			r := int64(si.signo())
-			if a[1] != 0 && !th.write(a[1], si[:]) {
-				r = -int64(unix.EFAULT)
-			}
-			th.result(regs, r)
-			return
-		}
-	}
-	th.gateCall(*regs, call{unix.SYS_RT_SIGTIMEDWAIT, a})
-}

@@ -23,7 +23,7 @@ func (th *thread) signal() {
 		s.fail(th.p, err)
 		return
 	}
-	si := f.info()
+	si := forwarded(f.info())
 	if r := th.raising; r != nil {
 		th.raising = nil
 		if f.reg(frRIP) != 0 || unix.Signal(si.signo()) != unix.SIGSEGV { // came first; it is delivered on top

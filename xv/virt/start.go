@@ -505,7 +505,7 @@ func (th *thread) executed(next *thread, tid int) error {
 	s.counters.processes.Add(1)
 	next.confined.Store(th.confined.Load())
 	next.setGuestMask(th.guestMask()) // not the kernel's: the agent blocks all for the execve
-	next.held = th.held
+	next.setHeld(th.held)
 	next.alt.flags = th.alt.flags
 	// The stop is inside execve, which will still store its result in rax: step to its end. The kernel
 	// reports the step before the program's first instruction.

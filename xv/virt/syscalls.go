@@ -28,8 +28,6 @@ func init() {
 		unix.SYS_RT_SIGPROCMASK:  (*thread).rtSigprocmask,
 		unix.SYS_RT_SIGRETURN:    (*thread).rtSigreturn,
 		unix.SYS_SIGALTSTACK:     (*thread).sigaltstack,
-		unix.SYS_RT_SIGPENDING:   (*thread).rtSigpending,
-		unix.SYS_RT_SIGTIMEDWAIT: (*thread).rtSigtimedwait,
 		unix.SYS_CLONE:           (*thread).clone,
 		unix.SYS_CLONE3:          (*thread).clone3,
 		unix.SYS_FORK:            (*thread).fork,
@@ -156,7 +154,7 @@ func (th *thread) gateCall(regs registers, k call) {
 	th.passed = &passed{opens: openCalls[uint64(k.nr)]}
 	th.ctx.setU64(abi.GateRAX, uint64(k.nr))
 	th.ctx.setCall(abi.Call, k)
-	th.reply(abi.OpGate, 0)
+	th.reply(abi.OpGate, th.lendHeld())
 }
 
 // callDone ends a system call that the thread was let do with the result in Call.
@@ -174,6 +172,7 @@ func (th *thread) callDone() {
 	case k.opens && r >= 0:
 		th.substitute(r)
 	}
+	th.takeHeldBack()
 	th.result(&regs, r)
 }
 

@@ -462,6 +462,8 @@ gate_clobbered:
 	mov rax, gs:[GATERAX]
 .globl gate_flags
 gate_flags:
+	cmp dword ptr gs:[HELD], 0		# signals that the system call may wait for
+	jne gate_handoff
 	cmp rax, 512
 	jae gate_slow
 	cmp byte ptr [rcx+PASS], 0
@@ -557,8 +559,6 @@ gate_again:
 # hold. Memory that cannot be accessed faults at gate_mask_load or gate_mask_store.
 .globl gate_mask
 gate_mask:
-	cmp dword ptr gs:[HELD], 0
-	jne gate_handoff
 	cmp byte ptr [FILTERED], 0
 	jne gate_handoff
 	cmp r10, 8
