@@ -59,15 +59,12 @@ func (th *thread) deliver(f frame, ev event) {
 		th.killBy(sig)
 		return
 	case blocked:
-		if ev.inCall && int64(ev.regs.gpr[rax]) == -int64(unix.EINTR) && raisedByInstructions(sig) {
-			// What the guest blocks interrupts nothing: the system call begins again.
-			ev.regs.rip -= syscallLen
-			ev.regs.gpr[rax] = th.ctx.u64(abi.GateRAX)
-		}
+		th.notInterrupted(&ev)
 		th.putBack(ev.info)
 		th.returnTo(f, ev.regs)
 		return
 	case act.handler == sigIgn:
+		th.notInterrupted(&ev)
 		th.returnTo(f, ev.regs)
 		return
 	case act.handler == sigDfl && raisedByInstructions(sig):
@@ -86,6 +83,14 @@ func (th *thread) deliver(f frame, ev event) {
 		}
 	}
 	th.callHandler(f, ev, act, mask)
+}
+
+// notInterrupted undoes that a signal ended a system call which the guest blocks or ignores: the call begins again.
+func (th *thread) notInterrupted(ev *event) {
+	if ev.inCall && int64(ev.regs.gpr[rax]) == -int64(unix.EINTR) && raisedByInstructions(ev.sig()) {
+		ev.regs.rip -= syscallLen
+		ev.regs.gpr[rax] = th.ctx.u64(abi.GateRAX)
+	}
 }
 
 // putBack makes a signal pending that can't be delivered now. Everything is blocked in the kernel.

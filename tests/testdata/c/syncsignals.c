@@ -152,6 +152,13 @@ static void sleeping(int sig)
 	CHECK(sigsuspend(&none) == -1 && errno == EINTR && calls == sig);
 	calls = 0;
 	CHECK(sigprocmask(SIG_SETMASK, &old, NULL) == 0);
+	// Nor does what is ignored interrupt anything.
+	struct sigaction sa = {.sa_handler = SIG_IGN}, was;
+	CHECK(sigaction(sig, &sa, &was) == 0);
+	pid = later(sig, 10);
+	CHECK(nanosleep(&ts, NULL) == 0 && poll(NULL, 0, 0) == 0);
+	reap(pid);
+	CHECK(sigaction(sig, &was, NULL) == 0 && calls == 0);
 	close(sfd);
 }
 
