@@ -78,9 +78,12 @@ func bit(sig int) uint64 { return 1 << (sig - 1) }
 // raisedByInstructions reports whether sig is one that the kernel must always deliver to the agent.
 func raisedByInstructions(sig int) bool { return bit(sig)&abi.SyncMask != 0 }
 
+// alwaysCaught reports whether the agent has a handler for sig whatever the guest's action is.
+func alwaysCaught(sig int) bool { return raisedByInstructions(sig) || sig == int(kickSignal) }
+
 // kernelAction is what the kernel is told for the guest's action.
 func kernelAction(sig int, a action) action {
-	if (a.handler == sigDfl || a.handler == sigIgn) && !raisedByInstructions(sig) {
+	if (a.handler == sigDfl || a.handler == sigIgn) && !alwaysCaught(sig) {
 		return action{handler: a.handler, flags: a.flags & (saNoCldStop | saNoCldWait)}
 	}
 	flags := a.flags & (saRestart | saNoCldStop | saNoCldWait)
@@ -120,8 +123,8 @@ func (th *thread) installFaultHandlers() error {
 		calls = append(calls, call{unix.SYS_RT_SIGACTION, [6]uint64{uint64(sig), th.ctx.scratchAddr() + uint64(off), 0, 8}})
 		off += actionSize
 	}
-	for sig := 1; sig < 32; sig++ {
-		if raisedByInstructions(sig) {
+	for sig := 1; sig <= 64; sig++ {
+		if alwaysCaught(sig) {
 			put(sig, kernelAction(sig, th.p.actions.get(sig)))
 		}
 	}
@@ -130,7 +133,7 @@ func (th *thread) installFaultHandlers() error {
 		for _, sig := range th.p.s.cfg.Ignored {
 			a := action{handler: sigIgn}
 			th.p.actions.set(int(sig), a)
-			if !raisedByInstructions(int(sig)) {
+			if !alwaysCaught(int(sig)) {
 				put(int(sig), a)
 			}
 		}

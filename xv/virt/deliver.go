@@ -67,7 +67,7 @@ func (th *thread) deliver(f frame, ev event) {
 		th.notInterrupted(&ev)
 		th.returnTo(f, ev.regs)
 		return
-	case act.handler == sigDfl && raisedByInstructions(sig):
+	case act.handler == sigDfl && alwaysCaught(sig):
 		th.killBy(sig)
 		return
 	case act.handler == sigDfl: // since it was sent: now the kernel knows what to do
@@ -77,7 +77,7 @@ func (th *thread) deliver(f frame, ev event) {
 	}
 	if act.flags&saResetHand != 0 {
 		th.p.actions.set(sig, action{})
-		if !raisedByInstructions(sig) {
+		if !alwaysCaught(sig) {
 			copy(th.ctx.scratch(), action{}.bytes())
 			th.remote(call{unix.SYS_RT_SIGACTION, [6]uint64{uint64(sig), th.ctx.scratchAddr(), 0, 8}})
 		}
@@ -87,7 +87,7 @@ func (th *thread) deliver(f frame, ev event) {
 
 // notInterrupted undoes that a signal ended a system call which the guest blocks or ignores: the call begins again.
 func (th *thread) notInterrupted(ev *event) {
-	if ev.inCall && int64(ev.regs.gpr[rax]) == -int64(unix.EINTR) && raisedByInstructions(ev.sig()) {
+	if ev.inCall && int64(ev.regs.gpr[rax]) == -int64(unix.EINTR) && alwaysCaught(ev.sig()) {
 		ev.regs.rip -= syscallLen
 		ev.regs.gpr[rax] = th.ctx.u64(abi.GateRAX)
 	}

@@ -53,7 +53,7 @@ type thread struct {
 	zeroed   atomic.Bool   // it was last sent to address 0, see drain
 	target   uint64        // of the branch that it then seems to have made; with CallBias that of a call
 	kicked   time.Time     // when kick was last called; guarded by the cache's lock
-	kickID   atomic.Uint64 // tells the kick on its way from what the guest sends; 0: none
+	kicking  atomic.Bool   // a kick is on its way
 
 	confined atomic.Pointer[confined] // nil: all system calls are permitted
 

@@ -5,7 +5,6 @@ package virt
 import (
 	"encoding/binary"
 	"errors"
-	"math/rand/v2"
 	"time"
 	"unsafe"
 
@@ -65,38 +64,55 @@ func (s *Session) threadsIn(c *codeSpace) []*thread {
 	return list
 }
 
-// kick makes th enter the agent soon.
+// kick makes th enter the agent soon. It is called again until th has been answered.
 func (th *thread) kick() {
-	if time.Since(th.kicked) < time.Millisecond {
-		return
+	sig := kickSignal
+	blocked := th.guestMask()&bit(int(kickSignal)) != 0
+	if th.kicking.Swap(true) && (!blocked || time.Since(th.kicked) < kickPatience) {
+		return // it is on its way
+	}
+	if blocked {
+		sig = unix.SIGTRAP
 	}
 	th.kicked = time.Now()
 	var si siginfo
-	binary.LittleEndian.PutUint32(si[0:], uint32(unix.SIGTRAP))
 	code := int32(kickCode)
+	binary.LittleEndian.PutUint32(si[0:], uint32(sig))
 	binary.LittleEndian.PutUint32(si[8:], uint32(code))
-	if th.kickID.Load() == 0 {
-		th.kickID.Store(rand.Uint64() | 1)
-	}
-	binary.LittleEndian.PutUint64(si[24:], th.kickID.Load()) // si_value
+	binary.LittleEndian.PutUint64(si[24:], kickValue)
 	// A thread that has just ended needs no kick.
-	unix.Syscall6(unix.SYS_RT_TGSIGQUEUEINFO, uintptr(th.p.pid), uintptr(th.tid), uintptr(unix.SIGTRAP), uintptr(unsafe.Pointer(&si)), 0, 0)
+	unix.Syscall6(unix.SYS_RT_TGSIGQUEUEINFO, uintptr(th.p.pid), uintptr(th.tid), uintptr(sig), uintptr(unsafe.Pointer(&si)), 0, 0)
 }
 
-// kickCode is the si_code of a kick; the kernel uses none of these.
-const kickCode = -0x7876
+// kickSignal is the first real-time signal. Such signals queue: a kick doesn't take the place of one of the guest's, as one of
+// the standard signals would, which are pending once. The C libraries use it for themselves and don't let programs block it.
+// Where one does, it is SIGTRAP, which the kernel never blocks.
+const kickSignal = unix.Signal(32)
 
-// isKick reports whether a signal is the kick on its way to th, which then is no longer.
+// kickPatience is how long after a kick another one may follow, because the first is blocked.
+const kickPatience = time.Millisecond
+
+// kickCode is the si_code of a kick, and kickValue its si_value. The kernel uses none of these.
+const (
+	kickCode  = -0x7876
+	kickValue = 0x7876_6b69_636b
+)
+
+// isKick reports whether a signal is a kick on its way to th, which then is no longer. A kick asks for nothing but an
+// answer, so that it does no harm if the guest sends one to itself.
 func (th *thread) isKick(si *siginfo) bool {
-	id := binary.LittleEndian.Uint64(si[24:])
-	return unix.Signal(si.signo()) == unix.SIGTRAP && si.code() == kickCode && id != 0 && th.kickID.CompareAndSwap(id, 0)
+	if si.code() != kickCode || binary.LittleEndian.Uint64(si[24:]) != kickValue {
+		return false
+	}
+	th.kicking.Store(false)
+	return true
 }
 
 // lookup asks the translation cache where th can continue at the original address orig, and waits for
 // room in it when it is full.
 func (th *thread) lookup(orig uint64, f func(*tcache.Space) (uint32, error)) (uint32, error) {
 	as := th.p.as
-	for {
+	for full := time.Now(); ; {
 		if th.zero(orig) {
 			return 0, nil
 		}
@@ -117,5 +133,14 @@ func (th *thread) lookup(orig uint64, f func(*tcache.Space) (uint32, error)) (ui
 		th.server.leave()
 		time.Sleep(100 * time.Microsecond)
 		th.server.enter()
+		if time.Since(full) > sharePatience {
+			if err := as.privatize(th); err != nil {
+				th.p.s.trace("%d: the translation cache is full: %v", th.tid, err)
+			}
+			full = time.Now()
+		}
 	}
 }
+
+// sharePatience is how long a thread waits for room in a cache that other processes use too. One of them may be stopped.
+const sharePatience = 20 * time.Millisecond

@@ -41,11 +41,12 @@ func (th *thread) signal() {
 	if s.cfg.Trace != nil {
 		s.trace("%d: signal %d code %d address %#x at %#x, original %#x", th.tid, si.signo(), si.code(), si.addr(), f.reg(frRIP), regs.rip)
 	}
+	ev := event{info: si, regs: regs, inCall: pos == atCallEnd}
 	if th.isKick(&si) {
-		th.returnTo(f, regs)
+		th.notInterrupted(&ev)
+		th.returnTo(f, ev.regs)
 		return
 	}
-	ev := event{info: si, regs: regs, inCall: pos == atCallEnd}
 	if isStep(f, &si) {
 		if th.stepTrap(f, pos, &ev) {
 			return
