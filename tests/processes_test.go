@@ -36,10 +36,10 @@ func TestKillXvrun(t *testing.T) {
 			r.Until("guests", 20*time.Second, func() bool { return len(r.Guests()) >= c.guests })
 			time.Sleep(50 * time.Millisecond)
 			syscall.Kill(r.Pid(), syscall.SIGKILL)
-			if ws := r.Wait(10 * time.Second); !ws.Signaled() || ws.Signal() != syscall.SIGKILL {
+			if ws := r.Wait(20 * time.Second); !ws.Signaled() || ws.Signal() != syscall.SIGKILL {
 				t.Errorf("xvrun: %s", harness.StatusString(ws))
 			}
-			r.Gone(5 * time.Second)
+			r.Gone(20 * time.Second)
 		})
 	}
 }
@@ -72,7 +72,7 @@ func TestOutlive(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(r.Dir, "go"), nil, 0o644); err != nil {
 				t.Fatal(err)
 			}
-			r.Gone(10 * time.Second)
+			r.Gone(20 * time.Second)
 			if data, err := os.ReadFile(filepath.Join(r.Dir, "done")); string(data) != "done\n" {
 				t.Errorf("file of the process that lives on: %q, %v", data, err)
 			}
@@ -99,7 +99,7 @@ func TestOutlive(t *testing.T) {
 				syscall.Kill(pid, syscall.SIGKILL)
 			}
 		}
-		r.Gone(5 * time.Second)
+		r.Gone(20 * time.Second)
 	})
 }
 
@@ -115,10 +115,10 @@ func TestKillGuest(t *testing.T) {
 				t.Fatalf("%d guests", len(guests))
 			}
 			syscall.Kill(guests[0], sig)
-			if ws := r.Wait(10 * time.Second); !ws.Signaled() || ws.Signal() != sig {
+			if ws := r.Wait(20 * time.Second); !ws.Signaled() || ws.Signal() != sig {
 				t.Errorf("%s, want signal %d", harness.StatusString(ws), int(sig))
 			}
-			r.Gone(3 * time.Second)
+			r.Gone(20 * time.Second)
 		})
 	}
 }
@@ -133,13 +133,13 @@ func TestForwardSignal(t *testing.T) {
 			r := harness.Start(t, harness.Command(t, bash, "-c", "trap 'echo caught; exit 3' "+name+"; echo ready; while :; do sleep 0.05; done"))
 			r.WaitOutput("ready", 20*time.Second)
 			syscall.Kill(r.Pid(), sig)
-			if ws := r.Wait(10 * time.Second); !ws.Exited() || ws.ExitStatus() != 3 {
+			if ws := r.Wait(20 * time.Second); !ws.Exited() || ws.ExitStatus() != 3 {
 				t.Errorf("%s, want exit status 3", harness.StatusString(ws))
 			}
 			if !strings.Contains(string(r.Stdout.Bytes()), "caught") {
 				t.Errorf("stdout: %s", r.Stdout.Bytes())
 			}
-			r.Gone(3 * time.Second)
+			r.Gone(20 * time.Second)
 		})
 	}
 }

@@ -65,7 +65,7 @@ func terminalCommands(t *testing.T) {
 	if ws := term.Wait(20 * time.Second); ws.ExitStatus() != 7 {
 		t.Errorf("%s, want exit status 7", harness.StatusString(ws))
 	}
-	term.Gone(3 * time.Second)
+	term.Gone(20 * time.Second)
 }
 
 func terminalEditing(t *testing.T) {
@@ -183,7 +183,7 @@ func terminalHangup(t *testing.T) {
 	if ws := term.Wait(20 * time.Second); ws.Exited() && ws.ExitStatus() == 125 {
 		t.Errorf("%s", harness.StatusString(ws))
 	}
-	term.Gone(5 * time.Second)
+	term.Gone(20 * time.Second)
 }
 
 func terminalEOF(t *testing.T) {

@@ -128,9 +128,11 @@ func TestJobControl(t *testing.T) {
 				}
 				time.Sleep(5 * time.Millisecond)
 			}
-			tty.write("\x03") // which discards input that was not read yet
-			time.Sleep(300 * time.Millisecond)
-			tty.write("echo status $?.\n")
+			tty.write("\x03") // which discards input that was not read yet, now or when the shell gets to it
+			for try := 0; try < 10 && !strings.Contains(tty.out.String(), "status 130."); try++ {
+				time.Sleep(time.Duration(try+1) * 100 * time.Millisecond)
+				tty.write("echo status $?.\n")
+			}
 			tty.out.await(t, "status 130.")
 			tty.write("exit 9\n")
 			if st := tty.wait(t); st.ExitCode() != 9 {
