@@ -79,6 +79,7 @@ var guests = []guest{
 	{src: "c/sigstack.c", kinds: glibc},
 	{src: "c/sigframe.c", kinds: glibc},
 	{src: "c/switches.c", kinds: glibc},
+	{src: "c/pkeys.c"},
 	{src: "c/sigqueue.c", kinds: glibc},
 	{src: "c/stepping.c", kinds: glibc},
 	{src: "c/anywhere.c"},

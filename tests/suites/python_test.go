@@ -12,8 +12,9 @@ import (
 
 // pythonModule is a module of Python's own tests.
 type pythonModule struct {
-	name string
-	soak bool
+	name   string
+	soak   bool
+	ignore string // tests that it does not run, as a pattern of Python's -i
 }
 
 var pythonModules = []pythonModule{
@@ -34,7 +35,7 @@ var pythonModules = []pythonModule{
 	{name: "test_posix", soak: true},
 	{name: "test_pty", soak: true},
 	{name: "test_signal", soak: true},
-	{name: "test_socket", soak: true},
+	{name: "test_socket", soak: true, ignore: "*.ThreadedVSOCKSocketStreamTest.*"}, // may wait for ever, natively too, in a virtual machine
 	{name: "test_subprocess", soak: true},
 }
 
@@ -57,7 +58,11 @@ func TestPython(t *testing.T) {
 }
 
 func (m pythonModule) compare(t *testing.T, python string) differences {
-	spec := harness.Spec{Argv: []string{python, "-m", "test", "-v", m.name}, Timeout: 10 * time.Minute,
+	argv := []string{python, "-m", "test", "-v"}
+	if m.ignore != "" {
+		argv = append(argv, "-i", m.ignore)
+	}
+	spec := harness.Spec{Argv: append(argv, m.name), Timeout: 10 * time.Minute,
 		Env: []string{"PYTHONDONTWRITEBYTECODE=1"}}
 	native, translated := harness.Run(t, spec), harness.RunXV(t, spec)
 	differ := diffResults(pythonResults(native), pythonResults(translated))

@@ -149,7 +149,10 @@ func (f frame) resetXState() {
 		return
 	}
 	binary.LittleEndian.PutUint64(area[xHeader:], 0) // XSTATE_BV: all components in their initial state
-	binary.LittleEndian.PutUint16(area[0:], 0x37f)   // FCW
+	if features := binary.LittleEndian.Uint64(area[xFeatures:]); features&xPKRU != 0 {
+		setPKRU(area[:min(uint64(len(area)), maxXState)], features, pkruOffset())
+	}
+	binary.LittleEndian.PutUint16(area[0:], 0x37f) // FCW
 	binary.LittleEndian.PutUint32(area[xMXCSR:], 0x1f80)
 }
 
