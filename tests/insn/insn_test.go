@@ -40,12 +40,18 @@ func TestInsn(t *testing.T) {
 			runClass(t, c, features, *seed)
 		})
 	}
-	// The same code where addresses have more than 32 bits.
+	// The same code where addresses have more than 32 bits, and where it is writable, so that it is checked.
 	for _, c := range Classes {
-		if c.High && c.Supported(features) {
-			t.Run(c.Name+"-high", func(t *testing.T) {
+		if !c.High || !c.Supported(features) {
+			continue
+		}
+		for name, flag := range map[string]string{"-high": "-Wl,-Ttext-segment=" + highAddress, "-writable": "-Wl,--omagic"} {
+			if name == "-writable" && c.Name == "fault" {
+				continue // it jumps to data, which is executable then
+			}
+			t.Run(c.Name+name, func(t *testing.T) {
 				t.Parallel()
-				runClass(t, c, features, *seed, "-Wl,-Ttext-segment="+highAddress)
+				runClass(t, c, features, *seed, flag)
 			})
 		}
 	}

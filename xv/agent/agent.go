@@ -23,6 +23,7 @@ const (
 // Layout is what translated code must know of the agent and the tables.
 var Layout = translate.Layout{
 	Table:   abi.Table,
+	Hash:    abi.HashTable,
 	Miss:    abi.Agent + offMiss,
 	Special: abi.Agent + offSpecial,
 	Gate:    abi.Agent + offGate,

@@ -61,8 +61,9 @@ func TestOffsets(t *testing.T) {
 		name             string
 		agent, translate int
 	}{
-		{"S", abi.S, translate.OffS}, {"X0", abi.X0, translate.OffX0},
+		{"S", abi.S, translate.OffS}, {"T", abi.T, translate.OffT}, {"X0", abi.X0, translate.OffX0},
 		{"X1", abi.X1, translate.OffX1}, {"GuestGS", abi.GuestGS, translate.OffGuestGS}, {"Stub", abi.Stub, translate.OffStub},
+		{"Fuel", abi.Fuel, translate.OffFuel}, {"Vectors", abi.Vectors, translate.OffV}, {"HashTable", abi.HashTable, int(Layout.Hash)},
 	} {
 		if c.agent != c.translate {
 			t.Errorf("%s is at %#x in the agent and at %#x in translated code", c.name, c.agent, c.translate)

@@ -34,6 +34,8 @@ const (
 	pieceFragment pieceKind = iota
 	pieceJump               // J entry
 	pieceCall               // IC and D entry
+	pieceHashJump           // stub of the hash for jumps
+	pieceHashCall           // the same for calls
 )
 
 const (
@@ -89,7 +91,6 @@ func (s *Space) usable() error {
 		}
 		h.next, h.pieces, h.arena, h.retired = h.lo, nil, arena{}, false
 		clear(s.maps)
-		clear(s.once)
 		return nil
 	}
 	return ErrFull

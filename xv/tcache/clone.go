@@ -38,6 +38,12 @@ func (s *Space) Clone(cfg Config) *Space {
 		c.halves[i] = h
 	}
 	for old, r := range copied {
+		if old.head != nil {
+			r.head, r.versions = copied[old.head], nil
+			for _, v := range old.versions {
+				r.versions = append(r.versions, copied[v])
+			}
+		}
 		for i := range r.links {
 			from, l := &old.links[i], &r.links[i]
 			l.from = r
@@ -57,8 +63,16 @@ func (s *Space) Clone(cfg Config) *Space {
 			s.copyFill(c, fill{e.Addr, s.cfg.Base + r.base + e.Off, false})
 		}
 	}
+	for key, list := range s.buckets {
+		list = slices.Clone(list)
+		for i := range list {
+			list[i].r = copied[list[i].r]
+		}
+		c.buckets[key] = list
+		c.thread(key)
+	}
 	for addr, pg := range s.pages {
-		to := &page{addr: addr, starts: pg.starts, copy: pg.copy, regions: make([]*region, len(pg.regions))}
+		to := &page{addr: addr, starts: pg.starts, word: pg.word, hashed: slices.Clone(pg.hashed), copy: pg.copy, regions: make([]*region, len(pg.regions))}
 		for i, r := range pg.regions {
 			to.regions[i] = copied[r]
 		}
@@ -82,9 +96,10 @@ func (r *region) clone() *region {
 	c.in = linkList{}
 	c.fills = slices.Clone(r.fills)
 	c.stubs = slices.Clone(r.stubs)
+	c.hashed = slices.Clone(r.hashed)
 	c.links = make([]link, len(r.links))
 	for i, l := range r.links {
-		c.links[i] = link{target: l.target, off: l.off, stub: l.stub, call: l.call, away: l.away}
+		c.links[i] = link{target: l.target, off: l.off, stub: l.stub, call: l.call, away: l.away, check: l.check}
 	}
 	return &c
 }

@@ -134,6 +134,15 @@ func (s *Space) verify(t *testing.T, im *image, full bool) {
 				if l.list != nil {
 					t.Fatalf("link of a stale region to %#x is on a list", l.target)
 				}
+			case l.check:
+				next := l.stub
+				if all := r.head.versions; all[len(all)-1] != r {
+					v := all[slices.Index(all, r)+1]
+					next = v.base + v.bodies[0]
+				}
+				if d != next || l.list != nil || l.target != r.reg.Entry {
+					t.Fatalf("check of %#x leads to %#x, not to the next version at %#x", l.target, d, next)
+				}
 			case l.to == nil:
 				if d != l.stub || l.list != s.waiting[l.target] || l.list == nil {
 					t.Fatalf("waiting link to %#x: leads to %#x, stub %#x", l.target, d, l.stub)

@@ -16,26 +16,33 @@ func (s *Space) InvalidateThen(lo, hi uint64, f func()) (dropped int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.within(lo, hi) {
-		s.drop(r)
+		if !r.stale { // with another version of it
+			s.drop(r)
+		}
 		dropped++
 	}
+	dropped += s.trapDraining(lo, hi)
+	s.pagesIn(lo, hi, s.forgetCopy)
+	if f != nil {
+		f()
+	}
+	return dropped
+}
+
+// trapDraining writes the int3 of regions of a retired half, whose code was still right up to now.
+func (s *Space) trapDraining(lo, hi uint64) (n int) {
 	for i := range s.halves {
-		// The code of these was still right up to now.
 		h := &s.halves[i]
 		h.draining = slices.DeleteFunc(h.draining, func(r *region) bool {
 			if !r.code.overlaps(lo, hi) {
 				return false
 			}
 			s.trap(r)
-			dropped++
+			n++
 			return true
 		})
 	}
-	s.pagesIn(lo, hi, s.forgetCopy)
-	if f != nil {
-		f()
-	}
-	return dropped
+	return n
 }
 
 // HasCode reports whether threads may run translations of original code in [lo, hi).

@@ -17,6 +17,7 @@ type link struct {
 	stub   uint32  // of the exit stub, in the cache
 	call   bool
 	away   bool // rcx is in S only, not in its register
+	check  bool // taken when a check fails; on no list, see chain
 
 	// A link is on the list of those bound to its target's region, or of those that wait for its target; links of
 	// stale fragments are on none.
@@ -134,9 +135,12 @@ type fill struct {
 	call  bool
 }
 
+// hashSize is how many entries at the start of the tables are those of the hash: there is no code at such addresses.
+const hashSize = 1 << 16
+
 // slot is Slot, or nil.
 func (cfg *Config) slot(addr uint64, call bool) *uint32 {
-	if cfg.Slot == nil {
+	if cfg.Slot == nil || addr < hashSize {
 		return nil
 	}
 	return cfg.Slot(addr, call)
@@ -147,7 +151,8 @@ func (s *Space) fill(r *region, addr uint64, call bool, off uint32) {
 	slot := s.cfg.slot(addr, call)
 	f := fill{addr, s.cfg.Base + off, call}
 	if slot == nil || atomic.SwapUint32(slot, f.value) == f.value {
-		// In the second case another thread had the same miss.
+		// In the second case another thread had the same miss, or it was the hash that the branch looked at.
+		s.fillHash(r, addr, call, off)
 		return
 	}
 	r.fills = append(r.fills, f)
@@ -158,7 +163,9 @@ func (s *Space) fill(r *region, addr uint64, call bool, off uint32) {
 func (s *Space) fillReturns(r *region) {
 	for _, e := range r.returns {
 		slot := s.cfg.slot(e.Addr, false)
-		if slot != nil && atomic.CompareAndSwapUint32(slot, 0, s.cfg.Base+r.base+e.Off) {
+		if slot == nil {
+			s.fillHash(r, e.Addr, false, r.base+e.Off)
+		} else if atomic.CompareAndSwapUint32(slot, 0, s.cfg.Base+r.base+e.Off) {
 			s.stats.Fills++
 		}
 	}
@@ -170,6 +177,7 @@ func (s *Space) clearFills(r *region) {
 		s.clearFill(f)
 	}
 	r.fills = nil
+	s.clearHashes(r)
 	for _, e := range r.returns {
 		s.clearFill(fill{e.Addr, s.cfg.Base + r.base + e.Off, false})
 	}

@@ -14,6 +14,8 @@ type page struct {
 	addr    uint64
 	regions []*region             // live ones with code in it
 	starts  [pageSize / 64]uint64 // a bit for each address where a block of one of them starts
+	word    uint32                // offset of its word in the cache, plus one; see word
+	hashed  []uint64              // indirect branches in it that use the hash
 	copy    []byte                // as it was when something was first translated from it; nil: not read
 }
 
@@ -46,7 +48,7 @@ func (s *Space) makePage(addr uint64) *page {
 
 // tidy drops a page of which nothing is known.
 func (s *Space) tidy(pg *page) {
-	if len(pg.regions) == 0 && pg.copy == nil {
+	if len(pg.regions) == 0 && pg.copy == nil && pg.hashed == nil {
 		delete(s.pages, pg.addr)
 		if s.last == pg {
 			s.last = &noPage
@@ -85,12 +87,18 @@ func (s *Space) isBlock(orig uint64) bool {
 	return pg != nil && pg.starts[orig&pageMask/64]>>(orig%64)&1 != 0
 }
 
+// isBoundary reports whether a region that is not checked must end before orig.
+func (s *Space) isBoundary(orig uint64) bool { return s.isBlock(orig) || s.volatile(orig) }
+
 // block returns the translation of the block that starts at orig.
 func (s *Space) block(orig uint64) (place, bool) {
 	if !s.isBlock(orig) {
 		return place{}, false
 	}
 	for _, r := range s.page(orig).regions {
+		if r.head != nil && r.head != r {
+			continue // another version
+		}
 		if body, ok := r.body(orig); ok {
 			return place{r, body}, true
 		}
@@ -135,7 +143,7 @@ func (s *Space) unindex(r *region) {
 // forgetRegions drops what is known of pages but the copies.
 func (s *Space) forgetRegions() {
 	for _, pg := range s.pages {
-		pg.regions, pg.starts = nil, [pageSize / 64]uint64{}
+		pg.regions, pg.starts, pg.word = nil, [pageSize / 64]uint64{}, 0
 		s.tidy(pg)
 	}
 }

@@ -1,6 +1,10 @@
 package tcache
 
-import "xvrun/xv/translate"
+import (
+	"slices"
+
+	"xvrun/xv/translate"
+)
 
 // maxMaps bounds the maps of regions that are kept. Threads are interrupted again and again in the same loops (the Go
 // runtime does so thousands of times a second), and making a map costs translating the region once more.
@@ -38,11 +42,28 @@ func (s *Space) Recover(cache uint32) (translate.Recovery, bool) {
 		return translate.RecoverJumpEntry(p.orig, off)
 	case pieceCall:
 		return translate.RecoverCallEntry(p.orig, off)
+	case pieceHashJump, pieceHashCall:
+		return translate.RecoverHashEntry(p.orig, p.kind == pieceHashCall, off)
 	}
 	if m := s.mapOf(p.r); m != nil {
 		return m.Recover(off)
 	}
 	return translate.Recovery{}, false
+}
+
+// ReturnsTo returns the original return address of the return site at a cache address.
+func (s *Space) ReturnsTo(cache uint32) (orig uint64, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.find(cache)
+	if p == nil || p.kind != pieceFragment {
+		return 0, false
+	}
+	i := slices.IndexFunc(p.r.returns, func(e translate.Entry) bool { return s.cfg.Base+p.off+e.Off == cache })
+	if i < 0 {
+		return 0, false
+	}
+	return p.r.returns[i].Addr, true
 }
 
 // Starts reports whether the translation of an original instruction starts at a cache address: a thread that comes there
@@ -51,7 +72,7 @@ func (s *Space) Starts(cache uint32) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.find(cache)
-	if p == nil || p.kind == pieceJump || p.kind == pieceCall {
+	if p == nil || p.kind != pieceFragment {
 		return false
 	}
 	m := s.mapOf(p.r)

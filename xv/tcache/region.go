@@ -19,13 +19,18 @@ type region struct {
 	call    entry             // of calls to reg.Entry, if reg.Way is translate.ByCall
 	jump    uint32            // of jumps to reg.Entry, if reg.Way is not translate.ByLink
 
-	links []link // direct branches out of it, by exit stub
-	in    linkList
-	fills []fill
-	stubs []stub // entry stubs out of line
+	links  []link // direct branches out of it, by exit stub
+	in     linkList
+	fills  []fill
+	hashed []bucket // with stubs that lead to it
+	stubs  []stub   // entry stubs out of line
 
 	record   []byte // that it was restored from, or nil
 	recorded int    // table entries of the record
+
+	// Of a checked region: the first version of it, and all versions, which only the first knows.
+	head     *region
+	versions []*region
 
 	stale bool
 }
@@ -101,6 +106,16 @@ func (s *Space) translate(m Memory, orig uint64, way translate.Way, ahead bool) 
 		if err := s.usable(); err != nil {
 			return nil, err
 		}
+		s.forgetAnswer()
+		if s.volatile(orig) {
+			now := s.snapshot(m, orig)
+			r, err := s.translateChecked(&now, orig, way, nil, ahead)
+			if err != nil {
+				return nil, err
+			}
+			s.install(r)
+			return r, nil
+		}
 		h := &s.halves[s.cur]
 		for i := range s.halves {
 			s.drain(&s.halves[i], drainStep)
@@ -115,16 +130,16 @@ func (s *Space) translate(m Memory, orig uint64, way translate.Way, ahead bool) 
 			return nil, err
 		}
 		code := h.arena.makeRecipe(&s.src, &reg)
+		reg.Hashed = s.hashedIn(&code)
 		base, _ := h.room(0, translate.Align)
 		frag, err := translate.Emit(&code, &reg, s.cfg.Base+base, &s.cfg.Layout, &s.buf)
 		if err != nil {
 			return nil, err
 		}
 		if _, ok := h.room(len(frag.Code)+reserve, translate.Align); ok {
-			r := s.install(reg, code, frag, base)
-			s.stats.Regions++
-			s.stats.Instrs += uint64(frag.Instrs)
-			s.stats.SourceBytes += uint64(len(code.bytes))
+			r := s.newRegion(reg, code, frag, base)
+			s.count(r, frag)
+			s.install(r)
 			return r, nil
 		}
 		if ahead || len(h.pieces) == 0 {
@@ -148,6 +163,9 @@ func (s *Space) newRegion(reg translate.Region, code recipe, frag *translate.Fra
 		jump:    base + frag.JumpEntry,
 		links:   mem.links.take(len(frag.Links)),
 	}
+	if reg.Checked {
+		r.head, r.versions = r, []*region{r}
+	}
 	for i := range frag.Entries {
 		r.bodies[i] = frag.Entries[i].Off
 	}
@@ -155,20 +173,29 @@ func (s *Space) newRegion(reg translate.Region, code recipe, frag *translate.Fra
 	slices.SortFunc(r.returns, func(a, b translate.Entry) int { return cmp.Compare(a.Addr, b.Addr) })
 	for i := range frag.Links {
 		l := &frag.Links[i]
-		r.links[i] = link{from: r, target: l.Target, off: base + l.Off, stub: base + l.Stub, call: l.Call, away: l.Away}
+		r.links[i] = link{from: r, target: l.Target, off: base + l.Off, stub: base + l.Stub, call: l.Call, away: l.Away, check: l.Check}
 	}
 	slices.SortFunc(r.links, func(a, b link) int { return cmp.Compare(a.stub, b.stub) })
 	s.put(frag.Code, piece{off: base, kind: pieceFragment, r: r})
 	return r
 }
 
-// install writes a fragment into the cache and then lets everything lead to it that should.
-func (s *Space) install(reg translate.Region, code recipe, frag *translate.Fragment, base uint32) *region {
-	r := s.newRegion(reg, code, frag, base)
+// count counts a region that was translated.
+func (s *Space) count(r *region, frag *translate.Fragment) {
+	s.stats.Regions++
+	s.stats.Instrs += uint64(frag.Instrs)
+	s.stats.SourceBytes += uint64(len(r.code.bytes))
+}
+
+// install lets everything lead to a region that should.
+func (s *Space) install(r *region) {
 	s.stats.Live++
 	s.index(r)
 	for i := range r.links {
 		l := &r.links[i]
+		if l.check {
+			continue
+		}
 		if p, dest, ok := s.destination(l); ok {
 			s.bind(l, p.r, dest)
 		} else {
@@ -179,7 +206,6 @@ func (s *Space) install(reg translate.Region, code recipe, frag *translate.Fragm
 		s.bindWaiting(r.reg.Blocks[i].Addr)
 	}
 	s.fillReturns(r)
-	return r
 }
 
 // bindWaiting binds the links that wait for a block.
@@ -218,6 +244,9 @@ func (s *Space) drop(r *region) {
 	r.stale = true
 	s.clearFills(r)
 	s.unindex(r)
+	if r.reg.Checked {
+		s.dropVersions(r)
+	}
 	for r.in.first != nil {
 		s.unbind(r.in.first)
 	}
@@ -256,7 +285,7 @@ func (s *Space) ahead(m Memory, r *region) {
 		from := queue[0]
 		for i := range from.links {
 			l := &from.links[i]
-			if l.to != nil || budget <= 0 {
+			if l.to != nil || l.check || budget <= 0 {
 				continue
 			}
 			next, err := s.translate(m, l.target, l.way(), true)

@@ -23,8 +23,12 @@ type Space struct {
 	src    reader
 	limits translate.Limits
 
-	once map[uint64]*region // by original address: translations of single instructions
-	buf  translate.Buffer
+	buckets map[bucket][]hashed
+
+	asked  [2]uint64 // pages that Volatile was last asked about
+	answer bool      // what it said
+
+	buf translate.Buffer
 	workshop
 	maps map[*region]*translate.Map
 
@@ -65,11 +69,12 @@ func newSpace(cfg Config) *Space {
 		pages:   make(map[uint64]*page),
 		last:    &noPage,
 		waiting: make(map[uint64]*linkList),
-		once:    make(map[uint64]*region),
+		buckets: make(map[bucket][]hashed),
 		maps:    make(map[*region]*translate.Map),
 	}
 	s.src.s = s
-	s.limits = translate.Limits{Blocks: maxBlocks, Bytes: maxBytes, Stop: s.isBlock}
+	s.forgetAnswer()
+	s.limits = translate.Limits{Blocks: maxBlocks, Bytes: maxBytes, Stop: s.isBoundary}
 	return s
 }
 
@@ -125,6 +130,10 @@ func (s *Space) TakeLink(m Memory, stub uint32) (resume uint32, target uint64, c
 	if l == nil {
 		return 0, 0, false, ErrStub
 	}
+	if l.check {
+		p, err := s.recheck(m, l.from)
+		return s.cfg.Base + p.body, l.target, false, err
+	}
 	var p place
 	var dest uint32
 	if l.call || l.away {
@@ -178,8 +187,8 @@ func (s *Space) lookup(orig uint64) (place, bool) {
 		return place{}, false
 	}
 	for _, r := range pg.regions {
-		if !r.code.overlaps(orig, orig+1) {
-			continue
+		if r.reg.Checked || !r.code.overlaps(orig, orig+1) {
+			continue // the check is at the start
 		}
 		if m := s.mapOf(r); m != nil {
 			if off, ok := m.Boundary(orig); ok {

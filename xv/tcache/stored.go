@@ -126,7 +126,8 @@ func tableOf(call bool) uint32 {
 	return 0
 }
 
-// Save calls f with the record of each live region whose code lies in [lo, hi) as a whole, and the address of its entry.
+// Save calls f with the record of each live region whose code lies in [lo, hi) as a whole, and the address of its entry, but for
+// regions that are checked or use the hash.
 // Records that Restore was given are passed on if they still hold; fresh tells those apart that are new.
 // f must not call the Space.
 func (s *Space) Save(lo, hi uint64, f func(entry uint64, record []byte, fresh bool)) {
@@ -135,7 +136,7 @@ func (s *Space) Save(lo, hi uint64, f func(entry uint64, record []byte, fresh bo
 	for i := range s.halves {
 		for _, p := range s.halves[i].pieces {
 			r := p.r
-			if p.kind != pieceFragment || r.stale || !r.code.within(lo, hi) {
+			if p.kind != pieceFragment || r.stale || r.reg.Checked || len(r.reg.Hashed) > 0 || !r.code.within(lo, hi) {
 				continue
 			}
 			if r.record != nil && len(r.fills) <= r.recorded {
@@ -283,6 +284,7 @@ func (s *Space) Restore(m Memory, list iter.Seq2[uint64, []byte]) (restored int)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// What is read is right as long as the lock is held: a change of code ends with an Invalidate.
+	s.forgetAnswer()
 	w := &s.workshop.window
 	*w = window{m: m, buf: w.buf}
 	if w.buf == nil {
@@ -330,12 +332,13 @@ func (s *Space) restore(entry uint64, rec []byte) bool {
 		return false
 	}
 	for _, sp := range spans {
-		if !w.window.equal(sp.addr, rd.orig[sp.off:sp.off+sp.len]) {
+		if s.anyVolatile(sp.addr, sp.end()) || !w.window.equal(sp.addr, rd.orig[sp.off:sp.off+sp.len]) {
 			return false
 		}
 	}
 	translate.Move(frag.Code, w.relocs, entry, s.cfg.Base+base)
-	r := s.install(reg, recipe{spans, rd.orig}, frag, base)
+	r := s.newRegion(reg, recipe{spans, rd.orig}, frag, base)
+	s.install(r)
 	s.stats.Restored++
 	s.stats.RestoredInstrs += uint64(frag.Instrs)
 	for range rd.header[recFills] {

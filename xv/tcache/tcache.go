@@ -46,6 +46,9 @@ type Config struct {
 	// that it can be write-protected first. It may be told again at any time, and is after an Invalidate of the page.
 	// Decoding may look ahead, so that a page can be told without any code being translated from it.
 	Translated func(page uint64)
+	// Volatile, if set, reports of a page (its first address) that its code changes often, or unnoticed: translations of
+	// it are checked whenever they are entered, instead of being invalidated. Invalidate the page when that changes.
+	Volatile func(page uint64) bool
 	// Quiesce is asked before the stale cache memory [lo, hi) (addresses of the guest) is overwritten. It returns true
 	// when no thread is inside, on its way there (a resume address handed out, not yet used), or stands at one of its
 	// exit stubs, and the guest's processors will not run old bytes of it. It may return false and get the threads out
@@ -81,7 +84,7 @@ type Stats struct {
 	Fills          int    // table entries filled
 	Dropped        int    // regions that became stale
 	Retired        int    // halves of the cache that became stale because they were full or by Flush
-	Misses         uint64 // calls of Jump, FillJump, FillCall, TakeLink, Once
+	Misses         uint64 // calls of Jump, FillJump, FillCall, TakeLink
 	Live           int    // regions now usable
 	Used           int    // bytes of cache memory now in use, stale ones included
 }

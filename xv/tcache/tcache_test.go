@@ -437,59 +437,6 @@ func TestTooSmall(t *testing.T) {
 	}
 }
 
-func TestOnce(t *testing.T) {
-	// mov [rip-7],al (of itself) ; jmp to it
-	im := code(map[int][]byte{0: {0x88, 0x05, 0xfa, 0xff, 0xff, 0xff, 0xeb, 0xf8}})
-	cfg := testConfig(im, 64<<10)
-	told := 0
-	cfg.Translated = func(uint64) { told++ }
-	s := New(cfg)
-	once := func() uint32 {
-		at, err := s.Once(im, im.lo)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return at
-	}
-	at := once()
-	if rec, ok := s.Recover(at); !ok || rec.RIP != im.lo || !rec.Exact() {
-		t.Errorf("%+v %v", rec, ok)
-	}
-	r := s.find(at).r
-	if told != 0 || len(s.pages)+s.copies != 0 || r.code.bytes == nil || len(r.code.bytes) != 6 || len(r.links) != 1 {
-		t.Errorf("told %d; %+v", told, r)
-	}
-	if once() != at {
-		t.Error("translated twice")
-	}
-	resume, target, call, err := s.TakeLink(im, s.cfg.Base+r.links[0].stub)
-	if err != nil || target != im.lo+6 || call || told != 1 || r.links[0].to != nil {
-		t.Fatalf("%#x %v %v", target, call, err)
-	}
-	s.verifyPlace(t, resume, target, false, false)
-	if once() != at {
-		t.Error("translated twice")
-	}
-	im.text[2] = 0
-	if once() == at {
-		t.Error("old code")
-	}
-	for i := 0; s.Stats().Retired < 3; i++ {
-		im.text[2] = byte(i)
-		once()
-	}
-	if st := s.Stats(); st.Live != 0 {
-		t.Errorf("%+v", st)
-	}
-	if _, err := s.Once(nops{}, ^uint64(0)); err == nil {
-		t.Error("no error in the last page")
-	}
-	im.dead.Store(true)
-	if _, err := s.Once(im, im.lo); err == nil {
-		t.Error("no error")
-	}
-}
-
 // nops is memory that is full of nops, up to the last byte of the address space.
 type nops struct{}
 

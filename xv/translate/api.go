@@ -14,15 +14,26 @@ import (
 
 // Offsets in the thread context, which GS points at.
 const (
-	OffS       = 0x08 // rcx, wherever control enters a region and while an indirect branch is in flight
-	OffX0      = 0x18 // first scratch register of a rewritten instruction
-	OffX1      = 0x20 // second scratch register of a rewritten instruction
-	OffGuestGS = 0x28 // the guest's GS base
-	OffStub    = 0x30 // address of the exit stub that was left
+	OffS       = 0x08  // rcx, wherever control enters a region and while an indirect branch is in flight
+	OffT       = 0x10  // target of the indirect branch in flight, if it uses the hash; biased like the one in rcx
+	OffX0      = 0x18  // first scratch register of a rewritten instruction
+	OffX1      = 0x20  // second scratch register of a rewritten instruction
+	OffGuestGS = 0x28  // the guest's GS base
+	OffStub    = 0x30  // u32: address of the exit stub that was left
+	OffFuel    = 0x34  // u32: how many checks are left until one leaves as if it had failed
+	OffV       = 0x680 // xmm0 and xmm1 during a check
 )
+
+// WordSize is the size of Region.Word: a u32 that is zero while the code may be executed, and at offset 16 a vector of 16 bytes
+// that are all ones then. Otherwise these are 1 and zeros.
+const WordSize = 32
 
 // CallBias is added to the target of an indirect branch, in rcx, when it is a call: so it has its entry in table C.
 const CallBias = 1 << 30
+
+// HashSize is the number of entries of a table of the hash. An indirect branch that uses it finds its entry, of 8 bytes, by the
+// low 16 bits of the target. Other branches to addresses below, where no code is, fault at their table.
+const HashSize = 1 << 16
 
 // Align is the alignment of the cache address of every fragment.
 const Align = 32
@@ -30,6 +41,7 @@ const Align = 32
 // Layout holds the fixed guest addresses that emitted code refers to; all are below 2^31.
 type Layout struct {
 	Table   uint32 // lookup table J
+	Hash    uint32 // table of the hash for jumps and returns, the one for calls follows; see HashSize
 	Miss    uint32 // agent entry that exit stubs of direct branches jump to
 	Special uint32 // agent entry for special instructions
 	Gate    uint32 // agent's system call gate
@@ -47,6 +59,17 @@ type Region struct {
 	Entry  uint64
 	Way    Way
 	Blocks []Block // in order of Addr
+
+	// Checked says that the fragment compares the original code with what it was translated from whenever control
+	// enters it: the guest can change it unnoticed. It has one block then. Loose are the addresses of instructions in it
+	// whose immediate operand is loaded from the original code instead, in order; see Loosen.
+	// Word is the guest's address, below 2^31, of WordSize bytes that say whether the code may be executed.
+	Checked bool
+	Loose   []uint64
+	Word    uint32
+
+	// Hashed are the addresses of indirect branches in it that use the hash, in order.
+	Hashed []uint64
 }
 
 // Way is how the entry of a region was first reached. It decides which entries the region has inline, just before
@@ -100,6 +123,9 @@ type Limits struct {
 	// asked of every instruction but the first, since code that is translated twice has return sites that only
 	// one of the copies returns to as the processor predicts.
 	Stop func(addr uint64) bool
+	// Checked makes a checked region: it ends with the first instruction that stores, branches or serializes, after
+	// which code that the guest changes must be looked at again.
+	Checked bool
 }
 
 // Defaults of Limits.
@@ -144,6 +170,7 @@ type Link struct {
 	Stub   uint32 // offset of its exit stub, where it points initially
 	Call   bool   // it must lead to D of the target, not to B
 	Away   bool   // rcx is in gs:[OffS] only: it must lead to the entry of indirect branches, IC or J
+	Check  bool   // it is taken when a check fails: the target is the region's own entry
 }
 
 // Fragment is a translated region. Its slices belong to the Buffer and are valid until its next use.
@@ -172,19 +199,22 @@ type Kind uint8
 
 const (
 	KindPlain    Kind = iota
-	KindTable         // an indirect branch through its table is next, with the target in rcx: if it faults, the target has no image
+	KindTable         // an indirect branch through its table or the hash is next, with the target in rcx: if it faults, the target has no image
 	KindExit          // in the exit stub of a branch: RIP is its target
 	KindCallExit      // in the exit stub of a call: RIP is its target, and the call has been made
 	KindSpecial       // at a special instruction: RIP is its address
 	KindGate          // the jump to the gate is next: RIP is the address of the syscall, rcx is already lost
+	KindMiss          // in an entry of the hash: as at address 0, the target in gs:[OffT] is not known to be this one
 )
 
 // Recovery says how to get from the machine state at a cache address to the state of the original program.
 type Recovery struct {
 	RIP        uint64   // original instruction pointer
 	RSPAdd     int32    // to add to rsp
-	RIPFromRCX bool     // the instruction pointer is in rcx instead (never biased)
+	RIPFromRCX bool     // the instruction pointer is in rcx instead (never biased); in gs:[OffT] if Hashed
 	RCXFromS   bool     // rcx is in gs:[OffS]; the register may hold anything
+	Hashed     bool     // the indirect branch in flight uses the hash: its target is in gs:[OffT] instead of in rcx
+	Vectors    bool     // xmm0 and xmm1 are in gs:[OffV]
 	Saved      [2]Saved // scratch registers
 	Kind       Kind
 }
@@ -192,5 +222,6 @@ type Recovery struct {
 // Exact reports that the machine state is the original program's, but for the instruction pointer, and for rcx if
 // RCXFromS: a thread with the original state, and rcx in gs:[OffS] too, can go on here.
 func (r *Recovery) Exact() bool {
-	return r.RSPAdd == 0 && !r.RIPFromRCX && r.Saved[0].Slot == 0 && r.Saved[1].Slot == 0 && r.Kind != KindGate
+	plain := r.RSPAdd == 0 && !r.RIPFromRCX && !r.Vectors && r.Saved[0].Slot == 0 && r.Saved[1].Slot == 0
+	return plain && r.Kind != KindGate && r.Kind != KindMiss
 }

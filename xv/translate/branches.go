@@ -1,6 +1,9 @@
 package translate
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // pad emits nops such that the rel32 field which follows after lead more bytes can be patched: it must lie
 // inside one aligned 8 bytes. movable says that the nops may go before the copied instruction before, so
@@ -343,14 +346,28 @@ const (
 )
 
 // throughTable emits call, jmp or push of the table entry of the original address in rcx, which stays there: a branch to an
-// entry that is not filled goes to address 0. r is the state at the branch.
-func (b *Buffer) throughTable(op byte, r Recovery) {
-	r.Kind = KindTable
+// entry that is not filled goes to address 0. If the branch uses the hash the address goes to gs:[T], and its low bits stay in
+// rcx. r is the state at the branch; throughTable returns whether it uses the hash.
+func (b *Buffer) throughTable(op byte, r Recovery) (hashed bool) {
+	table := b.layout.Table
+	hashed = len(b.region.Hashed) > 0 && slices.Contains(b.region.Hashed, b.pc)
+	if hashed {
+		table = b.layout.Hash
+		if op == opCall {
+			table += 8 * HashSize
+		}
+		b.mark(r)
+		b.storeGS(rcx, OffT)
+		b.mark(r)
+		b.lit("\x0f\xb7\xc9") // movzx ecx,cx
+	}
+	r.Kind, r.Hashed = KindTable, hashed
 	b.mark(r)
 	b.put1(0xff) // op qword [rcx*8+disp32]
 	b.put1(0x04 | op<<3)
 	b.put1(0xcd)
-	b.put4(b.layout.Table)
+	b.put4(table)
+	return hashed
 }
 
 func (b *Buffer) callIndirect() {
@@ -384,10 +401,10 @@ func (b *Buffer) ret() {
 	b.mark(r)
 	b.put1(0x59) // pop rcx
 	r.RSPAdd = -8
-	b.throughTable(opPush, r)
+	hashed := b.throughTable(opPush, r)
 	// The return address on the stack is gone: only forward from here.
 	pop := uint16(b.in.Imm)
-	b.mark(Recovery{RIP: b.pc, RIPFromRCX: true, RCXFromS: true, RSPAdd: 8 + int32(pop)})
+	b.mark(Recovery{RIP: b.pc, RIPFromRCX: true, RCXFromS: true, Hashed: hashed, RSPAdd: 8 + int32(pop)})
 	if b.in.ImmSize == 0 {
 		b.put1(0xc3) // ret
 		return

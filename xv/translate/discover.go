@@ -14,12 +14,14 @@ func Discover(src Source, entry uint64, way Way, lim Limits) (Region, error) {
 	e := explorers.Get().(*explorer)
 	defer explorers.Put(e)
 	e.start(src, entry, lim)
-	r := Region{Entry: entry, Way: way}
+	r := Region{Entry: entry, Way: way, Checked: lim.Checked}
 	err := e.explore()
 	if err == nil {
 		e.resolve()
 		e.flow()
-		e.needs()
+		if !lim.Checked { // behind a check rcx need not be in its register
+			e.needs()
+		}
 		r.Blocks = e.blocks(way)
 	}
 	e.src, e.lim.Stop = nil, nil
@@ -159,11 +161,11 @@ func (e *explorer) run(addr uint64) error {
 		*s = slot{st.off, e.gen, int32(len(e.steps))}
 		e.steps = append(e.steps, st)
 		e.bytes += int(in.Len)
-		if k.follows() && e.push(in.Target(pc)) {
+		if k.follows() && !e.lim.Checked && e.push(in.Target(pc)) {
 			e.steps[len(e.steps)-1].target = int32(in.Target(pc) - e.entry)
 			e.steps[len(e.steps)-1].flags |= stepFollowed
 		}
-		if k.ends() {
+		if k.ends() || e.lim.Checked && endsChecked(k, in) {
 			break
 		}
 		pc += uint64(in.Len)

@@ -3,6 +3,7 @@ package translate
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"xvrun/xv/x86"
 )
@@ -114,6 +115,11 @@ func (b *Buffer) emitBlock(src Source, i int) error {
 		return fmt.Errorf("%w at %#x", ErrChanged, blk.Addr)
 	}
 	b.grow()
+	var was, loose uint32
+	if b.region.Checked {
+		was, loose = b.patterns(b.src[:n])
+		b.grow()
+	}
 	if blk.Addr == b.region.Entry {
 		b.pc = blk.Addr
 		b.prologue(blk.NeedsRCX())
@@ -121,6 +127,9 @@ func (b *Buffer) emitBlock(src Source, i int) error {
 	b.labels = append(b.labels, uint32(b.n))
 	b.entries = append(b.entries, Entry{blk.Addr, uint32(b.n)})
 	b.block, b.used, b.last, b.stale, b.away = i, 0, -1, blk.stale(), blk.away()
+	if b.region.Checked {
+		b.check(was, loose)
+	}
 	k := kindCopy
 	for at := 0; at < n; {
 		if err := x86.Decode(b.src[at:n], &b.in); err != nil {
@@ -144,7 +153,11 @@ func (b *Buffer) emitBlock(src Source, i int) error {
 				b.fetch(b.pc, atStart)
 			}
 		}
-		b.instruction(k, use)
+		if b.region.Checked && slices.Contains(b.region.Loose, b.pc) {
+			b.loosened(use)
+		} else {
+			b.instruction(k, use)
+		}
 		at += size
 	}
 	if !k.ends() {
@@ -214,8 +227,12 @@ func (b *Buffer) changed(use uint8) {
 	}
 }
 
-// blockAt returns the block that starts at addr, or -1.
+// blockAt returns the block that starts at addr and can be entered from where the region is now, or -1. A checked region
+// is entered as if from outside, since it is to be checked again.
 func (b *Buffer) blockAt(addr uint64) int {
+	if b.region.Checked {
+		return -1
+	}
 	blocks := b.region.Blocks
 	lo, hi := 0, len(blocks)
 	for lo < hi {

@@ -15,12 +15,15 @@ import (
 // TestExecute translates all of a static program ahead of time, fills the lookup tables for every instruction, and
 // writes an ELF file in which only the translation is executable. It must behave like the original.
 func TestExecute(t *testing.T) {
-	t.Run("near", func(t *testing.T) { execute(t, 0, "-static", "-no-pie") })
-	t.Run("far", func(t *testing.T) { execute(t, 1<<32, "-static-pie", "-fpie") })
+	t.Run("near", func(t *testing.T) { execute(t, 0, false, "-static", "-no-pie") })
+	t.Run("far", func(t *testing.T) { execute(t, 1<<32, false, "-static-pie", "-fpie") })
+	t.Run("near-checked", func(t *testing.T) { execute(t, 0, true, "-static", "-no-pie") })
+	t.Run("far-checked", func(t *testing.T) { execute(t, 1<<32, true, "-static-pie", "-fpie") })
 }
 
-// execute runs the guest, loaded at bias.
-func execute(t *testing.T, bias uint64, flags ...string) {
+// execute runs the guest, loaded at bias. If checked, all code is compared with what it was, but for the immediate operands
+// that can be loaded from it.
+func execute(t *testing.T, bias uint64, checked bool, flags ...string) {
 	dir := t.TempDir()
 	guest := filepath.Join(dir, "guest")
 	out, err := exec.Command("gcc", append(flags, "-O2", "-mfsgsbase", "-o", guest, "testdata/guest.c")...).CombinedOutput()
@@ -32,7 +35,7 @@ func execute(t *testing.T, bias uint64, flags ...string) {
 	if err != nil && native.ProcessState.ExitCode() < 0 {
 		t.Skip(err)
 	}
-	a := ahead{t: t, bias: bias, image: loadImage(t, guest, bias), blocks: map[uint64]uint32{}, entries: map[uint64]uint32{}, insts: map[uint64]uint32{}, returns: map[uint64]uint32{}}
+	a := ahead{t: t, bias: bias, checked: checked, image: loadImage(t, guest, bias), blocks: map[uint64]uint32{}, entries: map[uint64]uint32{}, insts: map[uint64]uint32{}, returns: map[uint64]uint32{}}
 	a.translate(guest)
 	translated := filepath.Join(dir, "translated")
 	if err := os.WriteFile(translated, a.link(guest), 0o777); err != nil {
@@ -54,6 +57,7 @@ const (
 	gateOff     = 0x900
 	missOff     = 0xa00
 	specialOff  = 0xa80
+	checkWord   = contextAddr + 0x800
 )
 
 var aheadLayout = Layout{Table: 0x7ffc0000, Miss: startAddr + missOff, Special: startAddr + specialOff, Gate: startAddr + gateOff}
@@ -62,6 +66,7 @@ var aheadLayout = Layout{Table: 0x7ffc0000, Miss: startAddr + missOff, Special: 
 type ahead struct {
 	t       *testing.T
 	bias    uint64
+	checked bool
 	image   *image
 	code    []byte            // of the cache, at testBase
 	blocks  map[uint64]uint32 // cache addresses of bodies
@@ -108,6 +113,9 @@ func (a *ahead) translate(path string) {
 		a.region(a.links[i].Target, wayOf(a.links[i]))
 	}
 	for _, l := range a.links {
+		if l.Check {
+			continue
+		}
 		to, ok := a.blocks[l.Target]
 		switch {
 		case ok && l.Call && l.Away:
@@ -139,9 +147,13 @@ func (a *ahead) region(entry uint64, way Way) {
 	if _, ok := a.blocks[entry]; ok {
 		return
 	}
-	reg, err := Discover(a.image, entry, way, Limits{Stop: func(addr uint64) bool { _, ok := a.blocks[addr]; return ok }})
+	reg, err := Discover(a.image, entry, way, Limits{Stop: func(addr uint64) bool { _, ok := a.blocks[addr]; return ok }, Checked: a.checked})
 	if err != nil {
 		return
+	}
+	if a.checked {
+		reg.Word = checkWord
+		reg.Loose = a.loose(&reg)
 	}
 	base := a.next()
 	m, err := Record(a.image, &reg, base, &aheadLayout, &a.buf)
@@ -175,6 +187,33 @@ func (a *ahead) region(entry uint64, way Way) {
 			a.insts[p.RIP] = base + p.off
 		}
 	}
+}
+
+// loose lists the instructions of a checked region whose operand can be loaded.
+func (a *ahead) loose(reg *Region) (list []uint64) {
+	b := reg.Blocks[0]
+	code := make([]byte, b.Len)
+	a.image.ReadCode(b.Addr, code)
+	now := bytes.Clone(code)
+	var in x86.Inst
+	for at := 0; at < len(code); at += int(in.Len) {
+		if err := x86.Decode(code[at:], &in); err != nil {
+			a.t.Fatal(err)
+		}
+		if part := looseImm(&in); part.size > 0 {
+			now[at+int(part.off)] ^= 1
+		}
+	}
+	list, ok := Loosen(code, now, b.Addr, nil)
+	if !ok || len(list) > 0 && reg.Matches(code, now) {
+		a.t.Fatalf("% x: %#x %v", code, list, ok)
+	}
+	with := *reg
+	with.Loose = list
+	if !with.Matches(code, now) {
+		a.t.Fatalf("% x: does not match without %#x", code, list)
+	}
+	return list
 }
 
 // directEntry returns D of an address.
@@ -235,7 +274,9 @@ func (a *ahead) link(path string) []byte {
 			segments[len(segments)-1].Align = p.Align
 		}
 	}
-	add(elf.PT_LOAD, elf.PF_R|elf.PF_W, contextAddr, 0x1000, make([]byte, 0x1000))
+	context := make([]byte, 0x1000)
+	copy(context[checkWord-contextAddr+16:], bytes.Repeat([]byte{0xff}, 16)) // what is checked may be executed
+	add(elf.PT_LOAD, elf.PF_R|elf.PF_W, contextAddr, 0x1000, context)
 	add(elf.PT_LOAD, elf.PF_R|elf.PF_X, testBase, uint64(len(a.code)), a.code)
 	add(elf.PT_LOAD, elf.PF_R, uint64(aheadLayout.Table)+8*lo, 8*size, tableJ)
 	add(elf.PT_LOAD, elf.PF_R, uint64(aheadLayout.Table)+8*(lo+CallBias), 8*size, tableC)

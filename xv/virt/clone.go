@@ -72,6 +72,7 @@ func (th *thread) cloneWith(regs *registers, k call, flags, stack uint64) {
 		state.gpr[rsp] = stack
 	}
 	child.starting = func() { child.begun(p, state, flags) }
+	child.p.as.inherit(child)
 	child.ctx.setU64(abi.GuestGS, th.ctx.u64(abi.GuestGS))
 	child.setGuestMask(th.guestMask())
 	child.trap = th.trap
@@ -248,6 +249,8 @@ func (th *thread) readString(addr uint64) (string, bool) {
 
 // exit ends the thread. Its slot is used again once the kernel no longer knows the thread.
 func (th *thread) exit(regs *registers) {
+	// The kernel stores into robust futexes and where the id of the thread is (set_tid_address(2)).
+	th.p.as.unprotectAny(th, 0, userLimit)
 	th.p.s.drop(th)
 	th.ctx.setCall(abi.Call, call{unix.SYS_EXIT, th.args(regs)})
 	th.reply(abi.OpExit, 0)

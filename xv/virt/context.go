@@ -27,6 +27,7 @@ func (c context) reset(slot int) {
 	c.setU32(abi.Slot, uint32(slot))
 	c.setU64(abi.AgentSP, c.addr+abi.AgentStack)
 	c.setU32(abi.InAgent, 1)
+	c.setU32(abi.Fuel, fuel)
 	// stack_t: ss_sp, ss_flags, ss_size (sigaltstack(2))
 	c.setU64(abi.SigStack, c.addr+abi.AltStack)
 	c.setU64(abi.SigStack+8, ssAutodisarm)

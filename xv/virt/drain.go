@@ -105,6 +105,7 @@ func (th *thread) hold() bool {
 		if si := f.info(); unix.Signal(si.signo()) != unix.SIGSEGV || si.code() <= 0 {
 			return false
 		}
+		th.forgetCall(f)
 	default:
 		return false
 	}
@@ -114,6 +115,18 @@ func (th *thread) hold() bool {
 		th.p.s.requeue(th)
 	}
 	return true
+}
+
+// forgetCall makes a missed branch a jump, if it is a call: another supervisor doesn't know the return site in the cache.
+func (th *thread) forgetCall(f frame) {
+	regs, pos, err := th.original(f)
+	if err != nil || pos != atCallMiss {
+		return
+	}
+	live := f.registers()
+	live.gpr[rcx], live.gpr[rsp] = regs.rip, regs.gpr[rsp]
+	th.ctx.setU64(abi.T, regs.rip)
+	f.setRegisters(&live, 0)
 }
 
 // zero sends the thread to address 0 instead of orig if the service is drained.

@@ -103,6 +103,7 @@ const (
 	xLegacy   = 512
 	xFIP      = 8 // address of the last x87 instruction
 	xMXCSR    = 24
+	xXMM      = 160 // xmm0 to xmm15
 	xMagic1   = 464 // FP_XSTATE_MAGIC1
 	xExtSize  = 468 // bytes with the magic word at the end
 	xSize     = 480 // bytes without it
@@ -139,13 +140,8 @@ func (th *thread) xstate(f frame) ([]byte, error) {
 // resetXState gives the extended state in the frame the values that a handler starts with: the kernel
 // clears the registers when it calls one.
 func (f frame) resetXState() {
-	ptr := f.reg(frFPState)
-	off := ptr - f.addr
-	if ptr == 0 || off > uint64(len(f.mem)) || uint64(len(f.mem))-off < xLegacy+64 {
-		return
-	}
-	area := f.mem[off:]
-	if binary.LittleEndian.Uint32(area[xMagic1:]) != fpMagic1 {
+	area := f.legacyState()
+	if area == nil || binary.LittleEndian.Uint32(area[xMagic1:]) != fpMagic1 {
 		return
 	}
 	binary.LittleEndian.PutUint64(area[xHeader:], 0) // XSTATE_BV: all components in their initial state
@@ -154,6 +150,32 @@ func (f frame) resetXState() {
 	}
 	binary.LittleEndian.PutUint16(area[0:], 0x37f) // FCW
 	binary.LittleEndian.PutUint32(area[xMXCSR:], 0x1f80)
+}
+
+// setXMM01 gives xmm0 and xmm1 in the frame these 32 bytes.
+func (f frame) setXMM01(b []byte) {
+	area := f.legacyState()
+	if area == nil {
+		return
+	}
+	const sse = 1 << 1 // in XSTATE_BV
+	if binary.LittleEndian.Uint32(area[xMagic1:]) == fpMagic1 {
+		if bv := binary.LittleEndian.Uint64(area[xHeader:]); bv&sse == 0 { // all of them are zero
+			clear(area[xXMM : xXMM+256])
+			binary.LittleEndian.PutUint64(area[xHeader:], bv|sse)
+		}
+	}
+	copy(area[xXMM:], b)
+}
+
+// legacyState is the extended state in the frame up to the XSAVE header and with it, nil if there is none.
+func (f frame) legacyState() []byte {
+	ptr := f.reg(frFPState)
+	off := ptr - f.addr
+	if ptr == 0 || off > uint64(len(f.mem)) || uint64(len(f.mem))-off < xLegacy+64 {
+		return nil
+	}
+	return f.mem[off:]
 }
 
 // siginfo is struct siginfo.

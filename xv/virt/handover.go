@@ -55,6 +55,8 @@ type spaceRecord struct {
 	Ranges    [][3]uint64 // lo, hi, prot
 	Protected []uint64
 	Aliases   map[uint64][]uint64
+	Guard     [2]uint64 // lo, hi
+	Volatile  volatileRecord
 	Files     bool
 	ReadExec  bool
 	LockNew   bool
@@ -91,6 +93,7 @@ type threadRecord struct {
 	Resuming      [18]uint64 // general registers, rip, rflags
 	Waits         bool       // with a request, which is on no list
 	Passed, Opens bool
+	Call          [7]uint64 // number and arguments
 	Strict        bool
 	Filter        int // of record.Filters, from 1; 0: none
 	Child         int // slot of the thread that it makes, 0: none
@@ -289,12 +292,10 @@ func (as *addressSpace) record() spaceRecord {
 	r := spaceRecord{
 		Upper: as.code.upper, Aliases: as.aliases, Files: as.files.Load(), ReadExec: as.readExec.Load(), LockNew: as.lockNew.Load(),
 		MDWE: as.mdwe.Load(), Unpassed: as.unpassed.Load(), NearNext: as.nearNext,
+		Ranges: as.ranges.record(), Guard: [2]uint64{as.guardLo, as.guardHi}, Volatile: as.code.volatile.record(),
 	}
 	for _, f := range as.code.far {
 		r.Far = append(r.Far, [2]uint64{f.lo, f.hi})
-	}
-	for _, c := range as.ranges {
-		r.Ranges = append(r.Ranges, [3]uint64{c.lo, c.hi, uint64(c.prot)})
 	}
 	for page := range as.protected {
 		r.Protected = append(r.Protected, page)
@@ -326,6 +327,8 @@ func (th *thread) record() threadRecord {
 	r.Resuming[16], r.Resuming[17] = th.resuming.rip, th.resuming.rflags
 	if k := th.passed; k != nil {
 		r.Opens = k.opens
+		r.Call[0] = uint64(k.call.nr)
+		copy(r.Call[1:], k.call.args[:])
 		if k.child != nil {
 			r.Child = k.child.slot
 		}
@@ -424,7 +427,7 @@ func (s *Session) restore(r *record) error {
 		for _, tr := range pr.Threads {
 			th := s.slots[tr.Slot]
 			if tr.Passed {
-				th.passed = &passed{child: s.slots[tr.Child], opens: tr.Opens}
+				th.passed = &passed{call{uintptr(tr.Call[0]), [6]uint64(tr.Call[1:])}, s.slots[tr.Child], tr.Opens}
 			}
 			if tr.Strict || tr.Filter != 0 {
 				th.confined.Store(&confined{tr.Strict, filters[tr.Filter]})
@@ -444,7 +447,7 @@ func (s *Session) restoreSpace(r spaceRecord) (*addressSpace, error) {
 	if err != nil {
 		return nil, err
 	}
-	code.upper = r.Upper
+	code.upper, code.volatile = r.Upper, r.Volatile.restore()
 	for _, f := range r.Far {
 		t, err := newFarTable(f[0], f[1])
 		if err != nil {
@@ -468,9 +471,7 @@ func (s *Session) restoreSpace(r spaceRecord) (*addressSpace, error) {
 	as.mdwe.Store(r.MDWE)
 	as.unpassed.Store(r.Unpassed)
 	as.unmapped.Store(true)
-	for _, c := range r.Ranges {
-		as.ranges = append(as.ranges, codeRange{c[0], c[1], int(c[2])})
-	}
+	as.ranges, as.guardLo, as.guardHi = rangesOf(r.Ranges), r.Guard[0], r.Guard[1]
 	for _, page := range r.Protected {
 		as.protected[page] = struct{}{}
 	}

@@ -197,7 +197,7 @@ func spaceOf(maps []loader.VMA, lo, hi uint64) (total uint64) {
 // isOurs reports whether a mapping of a guest is xv's: its region, or a part of the lookup tables, which
 // are where the guest has their images.
 func isOurs(v loader.VMA) bool {
-	return v.Start >= abi.Agent && v.Start < abi.CacheEnd && strings.HasPrefix(v.Path, "/memfd:xv-") ||
+	return v.Start >= abi.Agent && v.Start < abi.HashEnd && strings.HasPrefix(v.Path, "/memfd:xv-") ||
 		v.Start >= abi.Table && strings.HasPrefix(v.Path, "/memfd:xv-tables")
 }
 

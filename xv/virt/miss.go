@@ -22,12 +22,15 @@ func (th *thread) linkMiss() {
 	defer th.timed(time.Now())
 	s := th.p.s
 	s.counters.linkMisses.Add(1)
-	stub := uint32(th.ctx.u64(abi.Stub))
+	stub := th.ctx.u32(abi.Stub)
 	// rcx is in S where a branch leaves its region, and perhaps not in its register.
 	th.ctx.setU64(abi.RAX+8*rcx, th.ctx.u64(abi.S))
 	regs := th.ctx.registers()
 	if s.draining.Load() && th.retryBranch(stub, regs) {
 		return
+	}
+	if th.ctx.u32(abi.Fuel) == 0 {
+		th.sampled(stub, regs.gpr[rsp])
 	}
 	resume, target, isCall, err := th.takeLink(stub)
 	if s.cfg.Trace != nil {
@@ -39,6 +42,9 @@ func (th *thread) linkMiss() {
 		regs.rip = target
 		if isCall {
 			regs.gpr[rsp] += 8
+		}
+		if resume == 0 { // see zero
+			th.ctx.setU64(abi.RAX+8*rsp, regs.gpr[rsp])
 		}
 		th.resuming = regs
 		th.reply(abi.OpResume, 0)
@@ -82,7 +88,6 @@ func (th *thread) takeLink(stub uint32) (resume uint32, target uint64, isCall bo
 	}
 	if isCall {
 		resume, err = th.lookup(target, func(sp *tcache.Space) (uint32, error) { return sp.FillCall(codeReader{th}, target) })
-		th.target += translate.CallBias // if the service is drained: the call has been made
 	} else {
 		resume, err = th.jump(target)
 	}

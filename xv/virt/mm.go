@@ -68,11 +68,11 @@ func (as *addressSpace) writableCode() bool {
 	return false
 }
 
-// loseCode makes [lo, hi) not executable and drops its translations.
-func (th *thread) loseCode(lo, hi uint64) {
+// notExecutable takes [lo, hi) from what the guest may execute. It reports whether there was any.
+func (th *thread) notExecutable(lo, hi uint64) bool {
 	as := th.p.as
 	if !as.hasCode(lo, hi) {
-		return
+		return false
 	}
 	if err := as.privatize(th); err != nil {
 		th.p.s.fail(th.p, err)
@@ -86,10 +86,37 @@ func (th *thread) loseCode(lo, hi uint64) {
 		}
 	}
 	as.rangesMu.Unlock()
-	c := as.enter()
-	defer as.exit()
+	return true
+}
+
+// loseCode drops the translations of [lo, hi), which is unmapped, and all that is known of it.
+func (th *thread) loseCode(lo, hi uint64) {
+	had := th.notExecutable(lo, hi)
+	c := th.p.as.enter()
+	defer th.p.as.exit()
+	c.volatile.remove(lo, hi)
+	if had {
+		c.warm.forgetFiles(lo, hi)
+		c.space.Invalidate(lo, hi)
+	}
+}
+
+// suspendCode makes [lo, hi) not executable for the time being: programs that generate code take the permission away
+// while they write, and the translations of what they have not changed are used again. Checks read the code.
+func (th *thread) suspendCode(lo, hi uint64, readable bool) {
+	if !th.notExecutable(lo, hi) {
+		return
+	}
+	c := th.p.as.enter()
+	defer th.p.as.exit()
+	_, shared := c.volatile.covers(lo, hi)
+	c.volatile.add(lo, hi, shared)
 	c.warm.forgetFiles(lo, hi)
-	c.space.Invalidate(lo, hi)
+	if readable {
+		c.space.Suspend(lo, hi)
+	} else {
+		c.space.Invalidate(lo, hi)
+	}
 }
 
 // gainCode makes [lo, hi) executable with the protection that the guest sees.
@@ -105,9 +132,17 @@ func (th *thread) gainCode(lo, hi uint64, prot int) {
 	case hi > abi.NearFirst && lo < abi.NearEnd:
 		th.coverUpper()
 	}
+	c := as.enter()
+	known, shared := c.volatile.covers(lo, hi)
+	shared = shared || !known && as.files.Load() && th.isShared(lo)
+	if shared || prot&unix.PROT_WRITE != 0 {
+		c.volatile.add(lo, hi, shared)
+	}
 	as.rangesMu.Lock()
 	as.ranges = as.ranges.with(lo, hi, prot)
 	as.rangesMu.Unlock()
+	c.space.Resume(lo, hi)
+	as.exit()
 	if th.p.s.cfg.Trace != nil {
 		th.p.s.trace("%d: executable %#x-%#x protection %d", th.tid, lo, hi, prot)
 	}
@@ -156,7 +191,10 @@ func (th *thread) mmap(regs *registers) {
 	if as.lockNew.Load() {
 		k.args[3] |= unix.MAP_LOCKED
 	}
-	th.mappedShared(prot, flags)
+	finish := th.finish
+	if as.mapsShared(prot, flags) {
+		finish = th.finishShared
+	}
 	if flags&(unix.MAP_FIXED|unix.MAP_FIXED_NOREPLACE) != 0 {
 		if as.reserved(lo, hi) {
 			errno := unix.ENOMEM
@@ -170,7 +208,7 @@ func (th *thread) mmap(regs *registers) {
 			th.loseCode(lo, hi)
 		}
 		if prot&unix.PROT_EXEC == 0 {
-			th.finish(regs, k)
+			finish(regs, k)
 			return
 		}
 		th.mapped2(regs, k, th.remote(k)[0], int(prot))
@@ -181,7 +219,7 @@ func (th *thread) mmap(regs *registers) {
 		if as.reserved(lo, hi) {
 			k.args[0] = 0
 		}
-		th.finish(regs, k)
+		finish(regs, k)
 		return
 	}
 	th.mapped2(regs, k, r, int(prot))
@@ -365,22 +403,55 @@ func (th *thread) mprotect(regs *registers) {
 		th.result(regs, -int64(unix.ENOMEM))
 		return
 	}
-	prot := th.p.as.guestProt(a[2])
-	if th.p.as.refusesGain(lo, hi, prot) {
+	as := th.p.as
+	prot := as.guestProt(a[2])
+	if as.refusesGain(lo, hi, prot) {
 		th.result(regs, -int64(unix.EACCES))
 		return
 	}
 	k.args[2] = kernelProt(prot)
-	th.loseCode(lo, hi)
 	if prot&unix.PROT_EXEC == 0 {
+		th.suspendCode(lo, hi, prot&unix.PROT_READ != 0)
+		if as.files.Load() && prot&unix.PROT_WRITE != 0 {
+			th.finishShared(regs, k)
+			return
+		}
 		th.finish(regs, k)
 		return
 	}
-	r := th.remote(k)[0]
-	if r == 0 {
-		th.gainCode(lo, hi, int(prot&(unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC)))
+	th.makeExecutable(regs, k, codeRange{lo, hi, int(prot & (unix.PROT_READ | unix.PROT_WRITE | unix.PROT_EXEC))})
+}
+
+// makeExecutable ends the mprotect k, which makes r executable.
+func (th *thread) makeExecutable(regs *registers, k call, r codeRange) {
+	as := th.p.as
+	as.rangesMu.RLock()
+	before := as.ranges.within(r.lo, r.hi)
+	as.rangesMu.RUnlock()
+	c := as.enter()
+	volatile, _ := c.volatile.covers(r.lo, r.hi)
+	as.exit()
+	if volatile && len(before) == 0 {
+		// Code was suspended here, and is checked when it is executed now: it may be before the system call is done.
+		th.gainCode(r.lo, r.hi, r.prot)
+		th.attempt(regs, k, r)
+		return
 	}
-	th.result(regs, r)
+	th.suspendCode(r.lo, r.hi, true)
+	errno := th.remote(k)[0]
+	if errno == 0 {
+		before = ranges{r}
+	}
+	for _, b := range before {
+		th.gainCode(b.lo, b.hi, b.prot)
+	}
+	th.result(regs, errno)
+}
+
+// attempted ends an mprotect that makeExecutable attempted, and that failed.
+func (th *thread) attempted(regs *registers, errno int64) {
+	th.suspendCode(th.attempting.lo, th.attempting.hi, true)
+	th.result(regs, errno)
 }
 
 func (th *thread) mremap(regs *registers) {
@@ -420,40 +491,58 @@ func (th *thread) mremap(regs *registers) {
 	th.result(regs, r)
 }
 
-// protect makes [lo, hi) read-only before code is translated from it. It reports whether it could.
-func (as *addressSpace) protect(th *thread, lo, hi uint64) bool {
-	for page := lo &^ (pageSize - 1); page < hi; page += pageSize {
-		as.rangesMu.Lock()
-		_, done := as.protected[page]
-		as.protected[page] = struct{}{}
-		as.rangesMu.Unlock()
-		if done {
-			continue
-		}
-		if th.remote(call{unix.SYS_MPROTECT, [6]uint64{page, pageSize, unix.PROT_READ}})[0] < 0 {
-			return false
-		}
+// madvDontneedLocked is MADV_DONTNEED_LOCKED.
+const madvDontneedLocked = 24
+
+// madvise drops the translations of code that it throws away.
+func (th *thread) madvise(regs *registers) {
+	a := th.args(regs)
+	k := call{unix.SYS_MADVISE, a}
+	lo, hi, ok := pages(a[0], a[1])
+	switch a[2] {
+	case unix.MADV_DONTNEED, madvDontneedLocked, unix.MADV_FREE, unix.MADV_REMOVE:
+	default:
+		ok = false
 	}
-	return true
+	as := th.p.as
+	if !ok || !as.hasCode(lo, hi) {
+		th.finish(regs, k)
+		return
+	}
+	if err := as.privatize(th); err != nil {
+		th.p.s.fail(th.p, err)
+		panic(gone{})
+	}
+	r := th.remote(k)[0]
+	as.enter().space.Invalidate(lo, hi)
+	as.exit()
+	th.result(regs, r)
 }
 
-// protectAliases makes other writable mappings of the file pages behind [lo, hi) read-only: a program
+// protect makes a page read-only before code is translated from it. It reports whether it could.
+func (as *addressSpace) protect(th *thread, page uint64) bool {
+	as.rangesMu.Lock()
+	_, done := as.protected[page]
+	as.protected[page] = struct{}{}
+	as.rangesMu.Unlock()
+	return done || th.remote(call{unix.SYS_MPROTECT, [6]uint64{page, pageSize, unix.PROT_READ}})[0] >= 0
+}
+
+// protectAliases makes other writable mappings of the file page behind a page read-only: a program
 // that generates code may write it at one address and execute it at another.
-func (as *addressSpace) protectAliases(th *thread, lo, hi uint64) bool {
+func (as *addressSpace) protectAliases(th *thread, page uint64) bool {
 	vmas, err := th.maps()
 	if err != nil {
 		return false
 	}
-	for page := lo &^ (pageSize - 1); page < hi; page += pageSize {
-		for _, alias := range aliasesOf(vmas, page) {
-			as.rangesMu.Lock()
-			if !slices.Contains(as.aliases[alias], page) {
-				as.aliases[alias] = append(as.aliases[alias], page)
-			}
-			as.rangesMu.Unlock()
-			if !as.protect(th, alias, alias+pageSize) {
-				return false
-			}
+	for _, alias := range aliasesOf(vmas, page) {
+		as.rangesMu.Lock()
+		if !slices.Contains(as.aliases[alias], page) {
+			as.aliases[alias] = append(as.aliases[alias], page)
+		}
+		as.rangesMu.Unlock()
+		if !as.protect(th, alias) {
+			return false
 		}
 	}
 	return true
@@ -478,26 +567,34 @@ func aliasesOf(vmas []loader.VMA, page uint64) (list []uint64) {
 	return list
 }
 
-// mappedShared notes that a file was mapped shared. A new writable mapping of code makes the
-// translations of all shared code stale: the next ones protect it too.
-func (th *thread) mappedShared(prot, flags uint64) {
-	as := th.p.as
-	if flags&unix.MAP_SHARED == 0 || flags&unix.MAP_ANONYMOUS != 0 || prot&(unix.PROT_WRITE|unix.PROT_EXEC) == 0 {
-		return
-	}
-	if first := !as.files.Swap(true); first || prot&unix.PROT_WRITE == 0 {
-		return
-	}
+// mapsShared notes that a file, or memory for other processes too, is about to be mapped shared. It reports whether the
+// mapping is one that shared code can be changed by: mappedShared must follow it.
+func (as *addressSpace) mapsShared(prot, flags uint64) bool {
+	return flags&unix.MAP_SHARED != 0 && as.files.Swap(true) && prot&unix.PROT_WRITE != 0
+}
+
+// finishShared is finish for what makes memory writable that may be mapped shared.
+func (th *thread) finishShared(regs *registers, k call) {
+	r := th.remote(k)[0]
+	th.p.as.mappedShared()
+	th.result(regs, r)
+}
+
+// mappedShared makes the shared code that has settled volatile: when it settles again, the new mapping is protected too.
+func (as *addressSpace) mappedShared() {
+	c := as.enter()
+	defer as.exit()
+	c.volatile.unsettleShared(func(page uint64) { c.space.Invalidate(page, page+pageSize) })
+}
+
+// isShared reports whether memory at addr is mapped shared.
+func (th *thread) isShared(addr uint64) bool {
 	vmas, err := th.maps()
 	if err != nil {
-		return
+		return true
 	}
-	for _, v := range vmas {
-		if v.Shared && v.Inode != 0 && as.hasCode(v.Start, v.End) {
-			as.enter().space.Invalidate(v.Start, v.End)
-			as.exit()
-		}
-	}
+	i := slices.IndexFunc(vmas, func(v loader.VMA) bool { return v.Contains(addr) })
+	return i >= 0 && vmas[i].Shared
 }
 
 // writable reports whether the guest may write at addr by now. The kernel's answer alone would not do: another thread may be
@@ -518,45 +615,44 @@ func (as *addressSpace) isProtected(addr uint64) bool {
 	return ok
 }
 
-// unprotect drops the translations of [lo, hi) and makes its pages writable again.
-func (as *addressSpace) unprotect(th *thread, lo, hi uint64) {
+// unprotect makes a page writable again: its code, and that which it is another mapping of, is volatile from now on.
+func (as *addressSpace) unprotect(th *thread, page uint64) {
 	c := as.enter()
 	defer as.exit()
 	as.rangesMu.Lock()
-	var others []uint64
-	for page := lo; page < hi; page += pageSize {
-		others = append(others, as.aliases[page]...)
-		delete(as.aliases, page)
-	}
+	others := as.aliases[page]
+	delete(as.aliases, page)
 	as.rangesMu.Unlock()
-	defer func() { // after the page is writable: what is translated from now on protects it again
-		for _, page := range others {
-			c.space.Invalidate(page, page+pageSize)
-		}
-	}()
-	c.space.InvalidateThen(lo, hi, func() {
-		for page := lo; page < hi; page += pageSize {
-			as.rangesMu.Lock()
-			_, ok := as.protected[page]
-			delete(as.protected, page)
-			as.rangesMu.Unlock()
-			if ok {
-				th.remote(call{unix.SYS_MPROTECT, [6]uint64{page, pageSize, unix.PROT_READ | unix.PROT_WRITE}})
-			}
+	c.volatile.written(page)
+	for _, other := range others {
+		c.volatile.written(other)
+	}
+	c.space.InvalidateThen(page, page+pageSize, func() {
+		as.rangesMu.Lock()
+		_, ok := as.protected[page]
+		delete(as.protected, page)
+		as.rangesMu.Unlock()
+		if ok {
+			th.remote(call{unix.SYS_MPROTECT, [6]uint64{page, pageSize, unix.PROT_READ | unix.PROT_WRITE}})
 		}
 	})
+	for _, other := range others { // now that the page is writable: what settles again protects it again
+		c.space.Invalidate(other, other+pageSize)
+	}
 }
 
-// unprotectAll does it for all pages; it reports whether there were any.
-func (as *addressSpace) unprotectAll(th *thread) bool {
+// unprotectAny does it for all protected pages of [lo, hi); it reports whether there were any.
+func (as *addressSpace) unprotectAny(th *thread, lo, hi uint64) bool {
 	as.rangesMu.RLock()
 	var list []uint64
 	for page := range as.protected {
-		list = append(list, page)
+		if lo <= page && page < hi {
+			list = append(list, page)
+		}
 	}
 	as.rangesMu.RUnlock()
 	for _, page := range list {
-		as.unprotect(th, page, page+pageSize)
+		as.unprotect(th, page)
 	}
 	return len(list) > 0
 }

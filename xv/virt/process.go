@@ -51,26 +51,28 @@ type thread struct {
 	busy     atomic.Bool   // a server is at work on its request
 	waits    atomic.Bool   // with its request, see drain
 	zeroed   atomic.Bool   // it was last sent to address 0, see drain
-	target   uint64        // of the branch that it then seems to have made; with CallBias that of a call
+	target   uint64        // of the jump that it then seems to have made
 	kicked   time.Time     // when kick was last called; guarded by the cache's lock
 	kicking  atomic.Bool   // a kick is on its way
 
 	confined atomic.Pointer[confined] // nil: all system calls are permitted
 
-	op       uint32    // last answer but OpRemote
-	raising  *raising  // to be delivered by the trap at address 0 that was asked for
-	undo     *undo     // state before the system call that was just answered
-	passed   *passed   // the system call that it was let do, nil: none
-	starting func()    // what the first request of the thread does
-	held     []siginfo // signals of SyncMask that processes sent and the guest blocks
-	trap     trapWords // of the last fault that the guest saw
-	arrived  bool      // the guest is in single steps, and has done an instruction
-	skipStep bool      // it is, and the next instruction that starts comes without a trap
+	op         uint32    // last answer but OpRemote
+	raising    *raising  // to be delivered by the trap at address 0 that was asked for
+	undo       *undo     // state before the system call that was just answered
+	passed     *passed   // the system call that it was let do, nil: none
+	attempting codeRange // what the mprotect in OpAttempt makes executable
+	starting   func()    // what the first request of the thread does
+	held       []siginfo // signals of SyncMask that processes sent and the guest blocks
+	trap       trapWords // of the last fault that the guest saw
+	arrived    bool      // the guest is in single steps, and has done an instruction
+	skipStep   bool      // it is, and the next instruction that starts comes without a trap
 }
 
 // passed is a system call that a thread does in OpGate, OpClone or OpExec. Its result ends the guest's
 // system call, whose original state is in thread.resuming.
 type passed struct {
+	call  call    // of OpGate
 	child *thread // that it makes, nil: none
 	opens bool    // it opens a file by name
 }

@@ -27,6 +27,16 @@ func (r ranges) find(addr uint64) (codeRange, bool) {
 	return codeRange{}, false
 }
 
+// within returns the parts of r in [lo, hi).
+func (r ranges) within(lo, hi uint64) (parts ranges) {
+	for _, c := range r {
+		if c.lo < hi && lo < c.hi {
+			parts = append(parts, codeRange{max(lo, c.lo), min(hi, c.hi), c.prot})
+		}
+	}
+	return parts
+}
+
 // overlaps reports whether any of [lo, hi) is in r.
 func (r ranges) overlaps(lo, hi uint64) bool {
 	for _, c := range r {
@@ -55,14 +65,37 @@ func (r ranges) without(lo, hi uint64) ranges {
 	return out
 }
 
-// with returns r with [lo, hi) of protection prot.
+// with returns r with [lo, hi) of protection prot. Neighbours of equal protection become one range.
 func (r ranges) with(lo, hi uint64, prot int) ranges {
-	out := append(r.without(lo, hi), codeRange{lo, hi, prot})
-	slices.SortFunc(out, func(a, b codeRange) int {
-		if a.lo < b.lo {
-			return -1
-		}
-		return 1
-	})
+	out := r.without(lo, hi)
+	i := 0
+	for i < len(out) && out[i].lo < lo {
+		i++
+	}
+	out = slices.Insert(out, i, codeRange{lo, hi, prot})
+	if i+1 < len(out) && out[i+1].lo == hi && out[i+1].prot == prot {
+		out[i].hi = out[i+1].hi
+		out = slices.Delete(out, i+1, i+2)
+	}
+	if i > 0 && out[i-1].hi == lo && out[i-1].prot == prot {
+		out[i-1].hi = out[i].hi
+		out = slices.Delete(out, i, i+1)
+	}
 	return out
+}
+
+// record lists lo, hi and prot of each range.
+func (r ranges) record() (list [][3]uint64) {
+	for _, c := range r {
+		list = append(list, [3]uint64{c.lo, c.hi, uint64(c.prot)})
+	}
+	return list
+}
+
+// rangesOf is the inverse of record.
+func rangesOf(list [][3]uint64) (r ranges) {
+	for _, c := range list {
+		r = append(r, codeRange{c[0], c[1], int(c[2])})
+	}
+	return r
 }

@@ -309,11 +309,12 @@ func (th *thread) reply(op uint32, count int) {
 		th.op = op
 	}
 	switch op {
-	case abi.OpResume, abi.OpFinish, abi.OpInt80:
+	case abi.OpResume, abi.OpFinish, abi.OpAttempt, abi.OpInt80:
 		// Translated code is entered with rcx in S.
 		th.ctx.setU64(abi.S, th.ctx.u64(abi.RAX+8*rcx))
 		if th.ctx.u64(abi.RIP) == 0 { // see zero
 			th.ctx.setU64(abi.RAX+8*rcx, th.target)
+			th.ctx.setU64(abi.T, th.target)
 		}
 	}
 	th.ctx.setU32(abi.Count, uint32(count))

@@ -7,7 +7,6 @@ import (
 
 	"xvrun/xv/agent"
 	"xvrun/xv/agent/abi"
-	"xvrun/xv/tcache"
 	"xvrun/xv/translate"
 	"xvrun/xv/x86"
 )
@@ -40,6 +39,9 @@ func (th *thread) signal() {
 	}
 	if s.cfg.Trace != nil {
 		s.trace("%d: signal %d code %d address %#x at %#x, original %#x", th.tid, si.signo(), si.code(), si.addr(), f.reg(frRIP), regs.rip)
+	}
+	if pos == atCheck && !isStep(f, &si) {
+		f.setXMM01(th.ctx.mem[abi.Vectors : abi.Vectors+32])
 	}
 	ev := event{info: si, regs: regs, inCall: pos == atCallEnd}
 	if th.isKick(&si) {
@@ -79,7 +81,9 @@ func (th *thread) handleTrap(f frame, si *siginfo, regs registers, pos position)
 		th.returnTo(f, regs)
 		return true
 	case atTable:
-		return th.tableTrap(f, regs)
+		return th.tableTrap(f, regs, f.reg(frRCX), true)
+	case atHash:
+		return th.tableTrap(f, regs, th.ctx.u64(abi.T), false)
 	case atLookup:
 		th.returnTo(f, regs)
 		return true
@@ -130,27 +134,33 @@ func (th *thread) missTrap(f frame, regs registers, isCall bool) bool {
 }
 
 // tableTrap continues an indirect branch whose table lookup faulted: its target is covered by no table.
-// The state is rolled forward over the branch, since rcx has the target. So it is if the stack cannot be written, to which the
+// The state is rolled forward over the branch to its target. So it is if the stack cannot be written, to which the
 // translated form of a return stores the cache address, and that of a call one word more than the original.
-func (th *thread) tableTrap(f frame, regs registers) bool {
+func (th *thread) tableTrap(f frame, regs registers, target uint64, mayHash bool) bool {
 	var b [15]byte
 	var in x86.Inst
 	n := th.read(regs.rip, b[:])
 	if x86.Decode(b[:n], &in) != nil {
 		return false
 	}
-	at, live := regs, f.registers()
-	target := live.gpr[rcx]
+	at := regs
 	switch in.Class {
 	case x86.Ret:
 		regs.gpr[rsp] += 8 + uint64(in.Imm)&0xffff
 	case x86.CallInd: // the original return address is pushed already
 		target -= translate.CallBias
-		regs.gpr[rsp] = live.gpr[rsp]
+		regs.gpr[rsp] = f.reg(frRSP)
 	}
 	if int64(target<<16)>>16 != int64(target) { // not canonical: the branch itself faults
 		th.raise(f, protection(0), at)
 		return true
+	}
+	if _, ok := th.p.as.executable(target); ok && mayHash {
+		c := th.p.as.enter()
+		if c.slot(target, in.Class == x86.CallInd) == nil {
+			c.space.Hash(at.rip)
+		}
+		th.p.as.exit()
 	}
 	regs.rip = target
 	return th.missTrap(f, regs, false)
@@ -173,6 +183,7 @@ func (th *thread) sigreturn(f frame, regs *registers, cache uint64) {
 	live := *regs
 	if cache == 0 {
 		live.gpr[rcx] = regs.rip
+		th.ctx.setU64(abi.T, regs.rip)
 	}
 	f.setRegisters(&live, cache)
 	f.setMask(th.ctx.u64(abi.Mask))
@@ -196,23 +207,11 @@ func (th *thread) callTrap(f frame, regs registers) bool {
 	return true
 }
 
-// writeTrap handles a write to a page that was protected because code was translated from it.
+// writeTrap handles a write to a page that was protected because code was translated from it. The write is done again: if
+// its instruction lies in the page itself, it is checked code now.
 func (th *thread) writeTrap(f frame, addr uint64, regs registers) {
-	as := th.p.as
-	page := addr &^ (pageSize - 1)
-	as.unprotect(th, page, page+pageSize)
-	if regs.rip+maxInst <= page || regs.rip >= page+pageSize {
-		th.returnTo(f, regs)
-		return
-	}
-	// The instruction lies in the page that it writes: translating it as usual would protect the page
-	// again. It runs alone, from a translation that is used once.
-	cache, err := th.lookup(regs.rip, func(sp *tcache.Space) (uint32, error) { return sp.Once(rawReader{th}, regs.rip) })
-	if err != nil {
-		th.raise(f, th.fetchFault(regs.rip, err), regs)
-		return
-	}
-	th.sigreturn(f, &regs, uint64(cache))
+	th.p.as.unprotect(th, addr&^(pageSize-1))
+	th.returnTo(f, regs)
 }
 
 // maxInst is the largest length of an instruction.

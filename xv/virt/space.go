@@ -34,12 +34,14 @@ type addressSpace struct {
 	ranges    ranges              // memory that the guest may execute; the kernel's mappings are never executable
 	protected map[uint64]struct{} // pages that the guest may write, but were made read-only when translated
 	aliases   map[uint64][]uint64 // of a protected page: the pages of code that it is another mapping of
-	files     atomic.Bool         // a file was mapped shared, to write or to execute
-	lockNew   atomic.Bool         // what is mapped is locked (mlockall(2))
-	mdwe      atomic.Uint32       // what it must not make executable (PR_SET_MDWE(2const))
-	unpassed  atomic.Bool         // the gate hands off every system call, see unpass
-	readExec  atomic.Bool         // what the guest maps readable it may execute (personality(2))
-	nearNext  uint64              // where the search for free near addresses goes on
+	guardLo   uint64              // see guard; guardHi is 0 if there is no guarded range
+	guardHi   uint64
+	files     atomic.Bool   // a file, or memory for several processes, was mapped shared
+	lockNew   atomic.Bool   // what is mapped is locked (mlockall(2))
+	mdwe      atomic.Uint32 // what it must not make executable (PR_SET_MDWE(2const))
+	unpassed  atomic.Bool   // the gate hands off every system call, see unpass
+	readExec  atomic.Bool   // what the guest maps readable it may execute (personality(2))
+	nearNext  uint64        // where the search for free near addresses goes on
 
 	users atomic.Int32 // processes
 }
@@ -62,6 +64,7 @@ const nearImages = 0x0800_0000
 func (as *addressSpace) fork() *addressSpace {
 	code := as.enter()
 	defer as.exit()
+	code.volatile.unsettleShared(func(page uint64) { code.space.Invalidate(page, page+pageSize) })
 	as.rangesMu.RLock()
 	defer as.rangesMu.RUnlock()
 	child := &addressSpace{s: as.s, code: code, ranges: as.ranges.clone(), nearNext: as.nearNext, protected: map[uint64]struct{}{}, aliases: maps.Clone(as.aliases)}
@@ -69,6 +72,7 @@ func (as *addressSpace) fork() *addressSpace {
 		child.protected[page] = struct{}{}
 	}
 	code.users.Add(1)
+	child.guardLo, child.guardHi = as.guardLo, as.guardHi
 	child.users.Store(1)
 	child.inheritMDWE(as)
 	child.readExec.Store(as.readExec.Load())
@@ -119,6 +123,8 @@ type codeSpace struct {
 	warm   warmth
 	users  atomic.Int32
 
+	volatile volatileCode
+
 	generation atomic.Uint64     // how often stale memory of the cache was asked for
 	asked      map[uint32]uint64 // generation in which the memory at an address was first asked for; guarded by the cache's lock
 }
@@ -135,7 +141,7 @@ type farTable struct {
 const translateAhead = 512
 
 func (s *Session) newCodeSpace() (*codeSpace, error) {
-	c := &codeSpace{s: s, asked: map[uint32]uint64{}}
+	c := &codeSpace{s: s, asked: map[uint32]uint64{}, volatile: newVolatileCode()}
 	c.users.Store(1)
 	var err error
 	if c.cache, err = newShared("xv-cache", s.cacheSize(), true); err != nil {
@@ -160,7 +166,7 @@ func (s *Session) cacheSize() int {
 func (c *codeSpace) config() tcache.Config {
 	return tcache.Config{
 		Code: c.cache.view, Base: abi.Cache, Layout: agent.Layout, Slot: c.slot, Budget: translateAhead,
-		Quiesce: c.quiesce,
+		Quiesce: c.quiesce, Volatile: c.volatile.contains,
 	}
 }
 
@@ -217,7 +223,7 @@ func (c *codeSpace) close() {
 type codeReader struct{ th *thread }
 
 // ReadCode implements tcache.Memory. A page that the guest could write is write-protected first, so
-// that no change of it goes unnoticed.
+// that no change of it goes unnoticed, unless its code is checked.
 func (r codeReader) ReadCode(addr uint64, p []byte) int {
 	as := r.th.p.as
 	n := 0
@@ -227,13 +233,8 @@ func (r codeReader) ReadCode(addr uint64, p []byte) int {
 			break
 		}
 		end := min(cr.hi, addr+uint64(len(p)))
-		if as.files.Load() && !as.protectAliases(r.th, addr+uint64(n), end) {
+		if !r.protect(addr+uint64(n), end, cr) {
 			break
-		}
-		if cr.prot&unix.PROT_WRITE != 0 {
-			if !as.protect(r.th, addr+uint64(n), end) {
-				break
-			}
 		}
 		want := p[n : end-addr]
 		got := r.th.read(addr+uint64(n), want)
@@ -245,16 +246,22 @@ func (r codeReader) ReadCode(addr uint64, p []byte) int {
 	return n
 }
 
-// rawReader reads code without protecting it, for a single instruction that writes its own page.
-type rawReader struct{ th *thread }
-
-// ReadCode implements tcache.Memory.
-func (r rawReader) ReadCode(addr uint64, p []byte) int {
-	cr, ok := r.th.p.as.executable(addr)
-	if !ok {
-		return 0
+// protect makes the settled pages of [lo, hi), which lies in cr, read-only. The cache calls it, so that the address space
+// is entered.
+func (r codeReader) protect(lo, hi uint64, cr codeRange) bool {
+	as := r.th.p.as
+	for page := lo &^ (pageSize - 1); page < hi; page += pageSize {
+		if as.code.volatile.contains(page) {
+			continue
+		}
+		if as.files.Load() && !as.protectAliases(r.th, page) {
+			return false
+		}
+		if cr.prot&unix.PROT_WRITE != 0 && !as.protect(r.th, page) {
+			return false
+		}
 	}
-	return r.th.read(addr, p[:min(uint64(len(p)), cr.hi-addr)])
+	return true
 }
 
 // read copies guest memory at addr (through the thread that asks: the first of its process may be gone) to p and returns how much could be read.
@@ -279,7 +286,8 @@ func (th *thread) read(addr uint64, b []byte) int {
 }
 
 // write copies b to guest memory; it reports whether all of it could be written. The thread waits for the
-// answer to its request: what only the kernel's copy on its behalf can do, it does.
+// answer to its request: what only the kernel's copy on its behalf can do, it does. The address space must
+// not be entered.
 func (th *thread) write(addr uint64, b []byte) bool {
 	if th.poke(addr, b) {
 		return true
@@ -288,11 +296,7 @@ func (th *thread) write(addr uint64, b []byte) bool {
 	if last < addr || last >= userLimit {
 		return false
 	}
-	for page := addr &^ (pageSize - 1); page <= last; page += pageSize {
-		if th.p.as.isProtected(page) {
-			th.p.as.unprotect(th, page, page+pageSize)
-		}
-	}
+	th.p.as.unprotectAny(th, addr&^(pageSize-1), last+1)
 	if len(b) >= 8 { // a stack grows
 		th.remote(call{unix.SYS_RT_SIGPROCMASK, [6]uint64{unix.SIG_BLOCK, 0, addr, 8}})
 	}
@@ -324,7 +328,7 @@ func (as *addressSpace) privatize(th *thread) error {
 	if old.users.Load() == 1 {
 		return nil
 	}
-	c := &codeSpace{s: as.s, asked: map[uint32]uint64{}}
+	c := &codeSpace{s: as.s, asked: map[uint32]uint64{}, volatile: old.volatile.clone()}
 	c.users.Store(1)
 	var err error
 	if c.cache, err = newShared("xv-cache", len(old.cache.view), true); err != nil {
@@ -387,6 +391,10 @@ func (th *thread) mapCache() {
 func (c *codeSpace) mapInto(th *thread) error {
 	const read, execute = unix.PROT_READ, unix.PROT_READ | unix.PROT_EXEC
 	parts := []mapping{{c.cache, abi.Cache, uint64(len(c.cache.view)), 0, execute, unix.MAP_FIXED}}
+	// The hash has the entries of the null page, which is no place for code.
+	for i, call := range []uint64{0, translate.CallBias} {
+		parts = append(parts, mapping{c.tables, abi.HashTable + uint64(i)*abi.HashSize, abi.HashSize, abi.EntrySize * call, unix.PROT_READ, unix.MAP_FIXED})
+	}
 	parts = append(parts, c.tableParts(abi.NearStart, abi.NearFirst, unix.MAP_FIXED)...)
 	if c.upper {
 		parts = append(parts, c.tableParts(abi.NearFirst, abi.NearEnd, unix.MAP_FIXED)...)

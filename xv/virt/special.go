@@ -17,7 +17,7 @@ import (
 // is emulated, the rest is refused.
 func (th *thread) special() {
 	s := th.p.s
-	stub := uint32(th.ctx.u64(abi.Stub))
+	stub := th.ctx.u32(abi.Stub)
 	addr, ok := th.p.as.enter().space.SpecialAt(stub)
 	th.p.as.exit()
 	if !ok {
@@ -170,6 +170,7 @@ func (th *thread) int80(in *x86.Inst, regs *registers) {
 		th.result(regs, -int64(unix.ENOSYS))
 		return
 	}
+	th.p.as.unprotectAny(th, 0, userLimit) // it may store there
 	cache, err := th.jump(regs.rip)
 	if err != nil {
 		th.raiseLater(th.fetchFault(regs.rip, err), *regs)

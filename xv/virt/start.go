@@ -322,7 +322,7 @@ func (th *thread) buildImage(entry *uint64, stack uint64) error {
 		}
 	}
 	if plan.ExecStack {
-		th.gainCode(plan.Stack.Start, plan.Stack.End, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC)
+		th.gainCode(plan.Stack.End-stackRoom, plan.Stack.End, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC)
 	}
 	start, ok := plan.Translate(*entry)
 	if !ok {
@@ -334,6 +334,9 @@ func (th *thread) buildImage(entry *uint64, stack uint64) error {
 	}
 	return nil
 }
+
+// stackRoom is what the kernel keeps free for the stack to grow into, at least (arch/x86/mm/mmap.c, MIN_GAP).
+const stackRoom = 128 << 20
 
 // readImpliesExec is READ_IMPLIES_EXEC of personality(2): what is mapped readable can be executed.
 const readImpliesExec = 0x0400000

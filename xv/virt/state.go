@@ -20,9 +20,11 @@ const (
 	atOther    position = iota // no translated instruction
 	atCode                     // in translated code
 	atTable                    // in translated code, at the table lookup of an indirect branch
+	atHash                     // the same, by the hash
 	atMiss                     // at address 0: the table has no entry for the target, a jump or return
 	atCallMiss                 // the same for a call; the extra word is still on the stack
 	atStale                    // at an int3 over translated code that is stale
+	atCheck                    // in the check of translated code, which has its vector registers in the context
 	atCallEnd                  // in the agent, after a system call of the guest
 	atLookup                   // the same, at the table lookup of the address after it
 	atAccess                   // in the agent, where it accesses the arguments of rt_sigprocmask
@@ -37,16 +39,19 @@ func (th *thread) original(f frame) (registers, position, error) {
 	rip := regs.rip
 	switch {
 	case rip == 0:
-		regs.rip = regs.gpr[rcx]
-		regs.gpr[rcx] = th.ctx.u64(abi.S)
-		if th.lastWasCall(&regs) {
-			regs.rip -= translate.CallBias
-			regs.gpr[rsp] += 8
-			return regs, atCallMiss, nil
+		target := regs.gpr[rcx]
+		if target < translate.HashSize { // none with a table: the branch has used the hash
+			target = th.ctx.u64(abi.T)
 		}
-		return regs, atMiss, nil
+		pos := th.missed(&regs, target)
+		return regs, pos, nil
 	case rip >= abi.Cache && rip < abi.CacheEnd:
-		return th.originalInCache(f, regs)
+		regs, pos, err := th.originalInCache(f, regs)
+		if pos == atMiss { // in a stub of the hash
+			th.missed(&regs, th.ctx.u64(abi.T))
+			pos = atOther
+		}
+		return regs, pos, err
 	case inAgent(rip):
 		return th.originalInAgent(regs)
 	}
@@ -55,19 +60,36 @@ func (th *thread) original(f frame) (registers, position, error) {
 
 func inAgent(rip uint64) bool { return rip >= abi.Agent && rip < abi.Agent+abi.AgentSize }
 
+// missed makes regs the state at the target of the indirect branch in flight, which found no entry for it.
+func (th *thread) missed(regs *registers, target uint64) position {
+	regs.rip = target
+	regs.gpr[rcx] = th.ctx.u64(abi.S)
+	if !th.lastWasCall(regs) {
+		return atMiss
+	}
+	regs.rip -= translate.CallBias
+	regs.gpr[rsp] += 8
+	return atCallMiss
+}
+
 // lastWasCall tells a missed indirect call from a jump or return to regs.rip: the target of a call is biased, and the
 // cache address that the call pushed is a return site of the cache with the original one above.
 func (th *thread) lastWasCall(regs *registers) bool {
 	// What a jump may go to in any case; the bias may have wrapped round.
-	if _, ok := th.p.as.executable(regs.rip); ok {
+	if _, ok := th.p.as.executable(regs.rip); ok && regs.rip < abi.NearEnd {
 		return false
 	}
-	var b [8]byte
-	if th.read(regs.gpr[rsp], b[:]) < 8 {
+	var b [16]byte
+	if th.read(regs.gpr[rsp], b[:]) < len(b) {
 		return false
 	}
 	site := binary.LittleEndian.Uint64(b[:])
-	return site >= abi.Cache && site < abi.CacheEnd
+	if site < abi.Cache || site >= abi.CacheEnd {
+		return false
+	}
+	orig, ok := th.p.as.enter().space.ReturnsTo(uint32(site))
+	th.p.as.exit()
+	return ok && orig == binary.LittleEndian.Uint64(b[8:])
 }
 
 func (th *thread) originalInCache(f frame, regs registers) (registers, position, error) {
@@ -88,10 +110,20 @@ func (th *thread) originalInCache(f frame, regs registers) (registers, position,
 	if !ok {
 		return regs, atOther, fmt.Errorf("defect of xv: no original state for cache address %#x of process %d", addr, th.p.pid)
 	}
-	if rec.Kind == translate.KindTable {
+	switch {
+	case rec.Kind == translate.KindTable && rec.Hashed:
+		pos = atHash
+	case rec.Kind == translate.KindTable:
 		pos = atTable
+	case rec.Kind == translate.KindMiss:
+		return regs, atMiss, nil
+	case rec.Vectors:
+		pos = atCheck
 	}
 	target := regs.gpr[rcx]
+	if rec.Hashed {
+		target = th.ctx.u64(abi.T)
+	}
 	regs.rip = rec.RIP
 	if trapped && pos != atStale {
 		regs.rip++ // the guest's own int3: the processor points behind it
@@ -118,7 +150,7 @@ func (th *thread) originalInAgent(regs registers) (registers, position, error) {
 	place := agent.PlaceOf(regs.rip)
 	switch place {
 	case agent.AtMiss, agent.AtSpecial:
-		stub := uint32(th.ctx.u64(abi.Stub))
+		stub := th.ctx.u32(abi.Stub)
 		rec, ok := th.p.as.enter().space.Recover(stub)
 		th.p.as.exit()
 		if !ok {

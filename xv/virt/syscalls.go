@@ -24,6 +24,7 @@ func init() {
 		unix.SYS_MPROTECT:       (*thread).mprotect,
 		unix.SYS_PKEY_MPROTECT:  (*thread).mprotect,
 		unix.SYS_MREMAP:         (*thread).mremap,
+		unix.SYS_MADVISE:        (*thread).madvise,
 		unix.SYS_RT_SIGACTION:   (*thread).rtSigaction,
 		unix.SYS_RT_SIGPROCMASK: (*thread).rtSigprocmask,
 		unix.SYS_RT_SIGRETURN:   (*thread).rtSigreturn,
@@ -60,6 +61,10 @@ func (s *Session) passes(nr int) byte {
 	case openCalls[uint64(nr)]:
 		return abi.PassOpen
 	}
+	switch nr {
+	case unix.SYS_READV, unix.SYS_PREADV, unix.SYS_PREADV2, unix.SYS_PROCESS_VM_READV, unix.SYS_RECVMSG, unix.SYS_RECVMMSG:
+		return abi.PassGuarded
+	}
 	return abi.Pass
 }
 
@@ -69,10 +74,12 @@ func refuse(errno unix.Errno) func(*thread, *registers) {
 }
 
 // membarrier does not offer the commands for restartable sequences: there are none without rseq(2), and a program may take the
-// one for a sign of the other.
+// one for a sign of the other. What asks for all threads to see code as it is now brings them there: a thread may be behind a
+// check, but not yet behind what was checked.
 func (th *thread) membarrier(regs *registers) {
 	const (
 		query         = 0
+		expeditedSync = 1 << 5
 		expeditedRseq = 1 << 7
 		registerRseq  = 1 << 8
 	)
@@ -86,6 +93,10 @@ func (th *thread) membarrier(regs *registers) {
 		th.result(regs, r)
 	case expeditedRseq, registerRseq:
 		th.result(regs, -int64(unix.EINVAL))
+	case expeditedSync:
+		th.p.as.enter().space.InvalidateChecked()
+		th.p.as.exit()
+		fallthrough
 	default:
 		th.gateCall(*regs, k)
 	}
@@ -107,7 +118,9 @@ func (th *thread) systemCall() {
 		h(th, &regs)
 		return
 	}
-	th.gateCall(regs, call{uintptr(nr), th.args(&regs)})
+	k := call{uintptr(nr), th.args(&regs)}
+	th.releaseBuffers(k)
+	th.gateCall(regs, k)
 }
 
 // afterCall are the registers behind the system call in the gate, with rax as the agent saved it.
@@ -148,10 +161,29 @@ func (th *thread) finish(regs *registers, k call) {
 	th.reply(abi.OpFinish, 0)
 }
 
+// attempt ends a system call with the result of k, which doesn't sleep, if that is no error; else attempted gets it. r is the memory
+// that k is about.
+func (th *thread) attempt(regs *registers, k call, r codeRange) {
+	th.attempting = r
+	cache, err := th.jump(regs.rip)
+	if err != nil || cache == 0 { // see zero: nothing may follow but a missed branch
+		if errno := th.remote(k)[0]; errno < 0 {
+			th.attempted(regs, errno)
+		} else {
+			th.result(regs, errno)
+		}
+		return
+	}
+	th.resuming = *regs
+	th.ctx.setRegisters(regs, cache)
+	th.ctx.setCall(abi.Call, k)
+	th.reply(abi.OpAttempt, 0)
+}
+
 // gateCall ends a system call with the result of k, which may sleep and be interrupted.
 func (th *thread) gateCall(regs registers, k call) {
 	th.resuming = regs
-	th.passed = &passed{opens: openCalls[uint64(k.nr)]}
+	th.passed = &passed{call: k, opens: openCalls[uint64(k.nr)]}
 	th.ctx.setU64(abi.GateRAX, uint64(k.nr))
 	th.ctx.setCall(abi.Call, k)
 	th.reply(abi.OpGate, th.lendHeld())
@@ -159,6 +191,11 @@ func (th *thread) gateCall(regs registers, k call) {
 
 // callDone ends a system call that the thread was let do with the result in Call.
 func (th *thread) callDone() {
+	if th.op == abi.OpAttempt {
+		regs := th.resuming
+		th.attempted(&regs, int64(th.ctx.u64(abi.Call+callResult)))
+		return
+	}
 	k := th.passed
 	th.passed = nil
 	if k == nil {
@@ -169,6 +206,9 @@ func (th *thread) callDone() {
 	switch {
 	case k.child != nil:
 		th.cloned(k.child, r)
+	case th.op == abi.OpGate && r == -int64(unix.EFAULT) && th.p.as.unprotectAny(th, 0, userLimit): // see retryAfterFault
+		th.gateCall(regs, k.call)
+		return
 	case k.opens && r >= 0:
 		th.substitute(r)
 	}
@@ -191,7 +231,7 @@ func (th *thread) begin() {
 // read-only. All of them become writable, and the call is done once more.
 func (th *thread) retryAfterFault() {
 	regs := th.afterCall()
-	if !th.p.as.unprotectAll(th) {
+	if !th.p.as.unprotectAny(th, 0, userLimit) {
 		th.result(&regs, -int64(unix.EFAULT))
 		return
 	}

@@ -27,8 +27,11 @@ const (
 	MaxSlots  = (SlotsEnd - Slots) / SlotSize
 	Cache     = 0x5000_0000 // the translation cache
 	CacheEnd  = 0x7000_0000
-	Table     = 0x7ffc_0000 // lookup table J, then C
-	EntrySize = 8           // of an entry of a table, in bytes: the cache address
+	HashTable = 0x7000_0000 // tables of the hash, for jumps and for calls
+	HashEnd   = HashTable + 2*HashSize
+	HashSize  = EntrySize << 16 // of one of them, in bytes
+	Table     = 0x7ffc_0000     // lookup table J, then C
+	EntrySize = 8               // of an entry of a table, in bytes: the cache address
 	TableEnd  = Table + 2*EntrySize*NearEnd
 	FarEnd    = 1 << 43 // code above has no table entries
 
@@ -53,10 +56,12 @@ const (
 const (
 	Self      = 0x00 // its own address
 	S         = 0x08 // rcx, wherever control enters translated code and while an indirect branch is in flight
+	T         = 0x10 // target of the indirect branch in flight, if it uses the hash
 	X0        = 0x18 // scratch of rewritten instructions
 	X1        = 0x20
 	GuestGS   = 0x28 // the guest's GS base
-	Stub      = 0x30 // the exit stub that was left
+	Stub      = 0x30 // u32: the exit stub that was left
+	Fuel      = 0x34 // u32: how often checked code may be entered until the supervisor wants to know where that is
 	AgentSP   = 0x38 // top of the agent's stack
 	InAgent   = 0x40 // u32: signals are put off
 	InGate    = 0x44 // u32: in a system call of the guest
@@ -90,6 +95,8 @@ const (
 	RFLAGS    = 0x108
 	Child     = 0x110 // context of the thread that OpClone makes
 	SigStack  = 0x118 // stack_t of the agent's signal stack, 24 bytes
+	GuardLo   = 0x130 // a system call with an argument in the GuardSize bytes from here is handed off; see PassGuarded
+	GuardSize = 0x138
 	State     = 0x140 // u32, a futex
 	Kind      = 0x144 // u32
 	Link      = 0x148 // u32: next slot on the doorbell's list
@@ -103,6 +110,7 @@ const (
 	Call      = 0x180 // one system call: number, six arguments, result
 	Vector    = 0x200 // MaxVector system calls
 	Deferred  = 0x600 // siginfo of the signal that was put off, 128 bytes
+	Vectors   = 0x680 // xmm0 and xmm1 while code is checked
 	CallSize  = 64
 	MaxVector = 16
 )
@@ -132,9 +140,10 @@ const (
 
 // What the gate does with a system call.
 const (
-	PassNever = 0 // hand it to the supervisor
-	Pass      = 1 // straight to the kernel
-	PassOpen  = 2 // the same, and look at the file that it opens
+	PassNever   = 0 // hand it to the supervisor
+	Pass        = 1 // straight to the kernel, unless an argument lies in the guarded range
+	PassOpen    = 2 // the same, and look at the file that it opens
+	PassGuarded = 3 // the same as Pass, but not while there is a guarded range: it stores through pointers in memory
 )
 
 // Op of an answer.
@@ -149,6 +158,7 @@ const (
 	OpInt80     = 9  // the same by int 0x80, with the registers eax ebx ecx edx esi edi ebp in Call
 	OpFinish    = 8  // the system call in Call, its result to the guest's rax, and resume
 	OpRaise     = 10 // continue at address 0, with all signals blocked but those that instructions raise
+	OpAttempt   = 11 // OpFinish, but an error is reported with KindDone instead
 )
 
 // BlockMask is the kernel mask of the agent: everything but the signals that instructions raise

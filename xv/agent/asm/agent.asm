@@ -115,6 +115,8 @@ replied:
 	je exec
 	cmp eax, OPFINISH
 	je finish
+	cmp eax, OPATTEMPT
+	je finish
 	cmp eax, OPEXIT
 	je exit
 	cmp eax, OPINT80
@@ -158,6 +160,13 @@ finish:
 	mov r9, [rbx+CALL+48]
 	syscall
 	mov gs:[G_RAX], rax
+	cmp dword ptr [rbx+OP], OPATTEMPT
+	jne resume
+	test rax, rax
+	jns resume
+	mov [rbx+CALL+56], rax
+	mov dword ptr [rbx+KIND], KINDDONE
+	jmp handoff
 
 # Continue the guest with the registers in the context. A signal from here to resume_end sees them
 # as the guest's state.
@@ -468,7 +477,18 @@ gate_flags:
 	jae gate_slow
 	cmp byte ptr [rcx+PASS], 0
 	je gate_slow
-	mov eax, r11d
+	cmp qword ptr gs:[GUARDSIZE], 0
+	je 1f
+	cmp byte ptr [rax+PASS], PASSGUARDED
+	je gate_slow
+	mov rax, gs:[GUARDLO]
+	.irp arg, rdi, rsi, rdx, r10, r8, r9
+	mov rcx, \arg
+	sub rcx, rax
+	cmp rcx, gs:[GUARDSIZE]
+	jb gate_slow
+	.endr
+1:	mov eax, r11d
 	add al, 0x7f			# sets OF if al was 1
 	sahf
 .globl gate_restored

@@ -38,10 +38,10 @@ var symbols = map[string]int64{
 	"KINDEFAULT": abi.KindEFAULT, "KINDSIGNAL": abi.KindSignal, "KINDDONE": abi.KindDone,
 	"KINDSTART": abi.KindStart, "KINDFAULT": abi.KindFault, "KINDOPENED": abi.KindOpened, "KINDDEFERRED": abi.KindDeferred,
 	"OPRESUME": abi.OpResume, "OPREMOTE": abi.OpRemote, "OPSIGRETURN": abi.OpSigreturn,
-	"OPGATE": abi.OpGate, "OPCLONE": abi.OpClone, "OPEXEC": abi.OpExec, "OPEXIT": abi.OpExit, "OPFINISH": abi.OpFinish, "OPINT80": abi.OpInt80, "OPRAISE": abi.OpRaise,
+	"OPGATE": abi.OpGate, "OPCLONE": abi.OpClone, "OPEXEC": abi.OpExec, "OPEXIT": abi.OpExit, "OPFINISH": abi.OpFinish, "OPATTEMPT": abi.OpAttempt, "OPINT80": abi.OpInt80, "OPRAISE": abi.OpRaise,
 	"CPUMAP": abi.CPUMap, "DOORBELLS": abi.Doorbells, "DEAD": abi.Dead, "TBL": abi.Table,
-	"REAPERPIDS": abi.ReaperPIDs,
-	"PASSOPEN":   abi.PassOpen, "SCRATCH": abi.Scratch,
+	"REAPERPIDS": abi.ReaperPIDs, "GUARDLO": abi.GuardLo, "GUARDSIZE": abi.GuardSize, "PASSGUARDED": abi.PassGuarded,
+	"PASSOPEN": abi.PassOpen, "SCRATCH": abi.Scratch,
 	"PASS": abi.Agent + abi.AgentSize - 512, "FILTERED": abi.Filtered, "BLOCKMASK": int64(blockMask),
 }
 

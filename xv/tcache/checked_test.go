@@ -1,0 +1,257 @@
+package tcache
+
+import (
+	"encoding/binary"
+	"errors"
+	"testing"
+
+	"xvrun/xv/translate"
+)
+
+// volatileSpace is a space of which all code is volatile while on is set.
+func volatileSpace(im *image, size int) (s *Space, on *bool) {
+	on = new(bool)
+	*on = true
+	cfg := testConfig(im, size)
+	cfg.Volatile = func(uint64) bool { return *on }
+	return New(cfg), on
+}
+
+// leave takes the exit stub of the check of the region at orig, and returns where it leads.
+func (s *Space) leave(t *testing.T, im *image, orig uint64) *region {
+	t.Helper()
+	head := s.regionAt(t, orig)
+	all := head.versions
+	resume, target, call, err := s.TakeLink(im, s.cfg.Base+all[len(all)-1].checkLink().stub)
+	if err != nil || target != orig || call {
+		t.Fatalf("%#x %#x %v %v", resume, target, call, err)
+	}
+	r := s.find(resume).r
+	if resume != s.cfg.Base+r.base+r.bodies[0] {
+		t.Errorf("resumes at %#x, not at a check", resume)
+	}
+	s.verify(t, im, false)
+	return r
+}
+
+func TestVersions(t *testing.T) {
+	im := code(map[int][]byte{0: {0x31, 0xc0, 0xc3}})
+	s, _ := volatileSpace(im, 1<<20)
+	if _, err := s.FillCall(im, im.lo); err != nil {
+		t.Fatal(err)
+	}
+	head := s.regionAt(t, im.lo)
+	if !head.reg.Checked || s.copies != 0 || im.c[0] == 0 {
+		t.Fatalf("%+v", head)
+	}
+	if addr, ok := s.CheckAt(s.cfg.Base + head.checkLink().stub); !ok || addr != im.lo {
+		t.Errorf("CheckAt: %#x %v", addr, ok)
+	}
+	if got := s.leave(t, im, im.lo); got != head || s.Stats().Regions != 1 {
+		t.Error("a new version of the same code")
+	}
+	for i := range maxVersions {
+		im.text[1] = 0xc1 + byte(i) // xor with another register
+		for range 2 {
+			if got := s.leave(t, im, im.lo); got == head || got.head != head || len(head.versions) != i+2 {
+				t.Fatalf("version %d: %+v, %d in all", i, got, len(head.versions))
+			}
+		}
+	}
+	im.text[1] = 0xc0
+	if s.leave(t, im, im.lo) != head {
+		t.Error("not the first version again")
+	}
+	entry := im.c[0]
+	im.text[1] = 0xd0
+	r := s.leave(t, im, im.lo)
+	if r == head || r.head != r || !head.stale || len(r.versions) != 1 || im.c[0] == 0 || im.c[0] == entry {
+		t.Errorf("too many versions: %+v", r)
+	}
+	if n := s.Invalidate(im.lo, im.lo+1); n != 1 || im.c[0] != 0 || s.Stats().Live != 0 {
+		t.Errorf("%d dropped, %+v", n, s.Stats())
+	}
+}
+
+func TestLoose(t *testing.T) {
+	im := code(map[int][]byte{0: {0xb8, 1, 0, 0, 0, 0xc3}})
+	s, _ := volatileSpace(im, 1<<20)
+	if _, err := s.FillCall(im, im.lo); err != nil {
+		t.Fatal(err)
+	}
+	im.text[1] = 2
+	r := s.leave(t, im, im.lo)
+	if len(r.reg.Loose) != 1 || len(r.versions) != 1 || im.c[0] == 0 {
+		t.Fatalf("%+v", r)
+	}
+	im.text[3] = 9
+	if s.leave(t, im, im.lo) != r {
+		t.Error("another version for another operand")
+	}
+	im.text[0] = 0xb9
+	if s.leave(t, im, im.lo) == r {
+		t.Error("the same version for another instruction")
+	}
+}
+
+func TestSuspend(t *testing.T) {
+	im := code(map[int][]byte{0: {0x31, 0xc0, 0xc3}, pageSize - 1: {0x31, 0xc0, 0xc3}})
+	s, on := volatileSpace(im, 1<<20)
+	edge := im.lo + pageSize - 1
+	for _, orig := range []uint64{im.lo, edge} {
+		if _, err := s.FillCall(im, orig); err != nil {
+			t.Fatal(err)
+		}
+	}
+	word := func() uint32 {
+		return binary.LittleEndian.Uint32(s.cfg.Code[s.regionAt(t, im.lo).reg.Word-s.cfg.Base:])
+	}
+	s.Suspend(im.lo, im.lo+pageSize)
+	if word() != 1 || s.Stats().Live != 2 {
+		t.Errorf("word %d, %+v", word(), s.Stats())
+	}
+	s.Resume(im.lo, im.lo+pageSize)
+	s.Suspend(im.lo+pageSize, im.lo+2*pageSize)
+	if word() != 0 || s.Stats().Live != 1 || im.c[pageSize-1] != 0 {
+		t.Errorf("a region that goes on in a suspended page stays: word %d, %+v", word(), s.Stats())
+	}
+	// Without Resume the first execution finds out.
+	s.Suspend(im.lo, im.lo+pageSize)
+	im.dead.Store(true)
+	var de *translate.DecodeError
+	if _, _, _, err := s.TakeLink(im, s.cfg.Base+s.regionAt(t, im.lo).checkLink().stub); !errors.As(err, &de) {
+		t.Error(err)
+	}
+	im.dead.Store(false)
+	if s.leave(t, im, im.lo); word() != 0 {
+		t.Error("still suspended")
+	}
+	// Code that is not checked becomes stale.
+	*on = false
+	if _, err := s.FillCall(im, im.lo+2*pageSize); err != nil {
+		t.Fatal(err)
+	}
+	s.Suspend(im.lo, im.lo+4*pageSize)
+	if st := s.Stats(); st.Live != 1 || word() != 1 {
+		t.Errorf("%+v, word %d", st, word())
+	}
+	s.InvalidateChecked()
+	if st := s.Stats(); st.Live != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// TestVolatileBorder translates code up to a volatile page, and code that settled.
+func TestVolatileBorder(t *testing.T) {
+	im := code(nil)
+	cfg := testConfig(im, 1<<20)
+	volatile := im.lo + pageSize
+	cfg.Volatile = func(page uint64) bool { return page == volatile }
+	s := New(cfg)
+	if _, err := s.Jump(im, im.lo); err != nil {
+		t.Fatal(err)
+	}
+	if r := s.regionAt(t, im.lo); r.reg.Checked || r.code.overlaps(volatile, volatile+1) {
+		t.Errorf("%+v", r.code.spans)
+	}
+	if _, err := s.Jump(im, volatile-1); err != nil {
+		t.Fatal(err)
+	}
+	head := s.regionAt(t, volatile-1)
+	if !head.reg.Checked {
+		t.Error("not checked")
+	}
+	stub := s.cfg.Base + head.checkLink().stub
+	volatile = 0
+	s.Invalidate(im.lo, im.lo+2*pageSize)
+	if _, _, _, err := s.TakeLink(im, stub); err != nil || s.regionAt(t, im.lo+pageSize-1).reg.Checked {
+		t.Errorf("%v, or checked without need", err)
+	}
+}
+
+func TestCheckedRetires(t *testing.T) {
+	im := code(map[int][]byte{0: {0x31, 0xc0, 0xc3}})
+	s, _ := volatileSpace(im, 4*pageSize)
+	if _, err := s.FillCall(im, im.lo); err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; s.Stats().Retired < 3; i++ {
+		im.text[0] = byte(0x31 + i%3)
+		im.text[1] = byte(0xc0 + i%50)
+		if r := s.leave(t, im, im.lo); r.stale || r.head.stale || s.Stats().Live > maxVersions+1 {
+			t.Fatalf("%+v", s.Stats())
+		}
+	}
+}
+
+func TestHash(t *testing.T) {
+	// call *rax ; ret
+	im := code(map[int][]byte{0: {0xff, 0xd0, 0xc3}})
+	low := map[uint64]*uint32{}
+	cfg := testConfig(im, 1<<20)
+	cfg.Slot = func(addr uint64, call bool) *uint32 {
+		if addr >= hashSize {
+			return nil
+		}
+		if call {
+			addr += hashSize
+		}
+		if low[addr] == nil {
+			low[addr] = new(uint32)
+		}
+		return low[addr]
+	}
+	s := New(cfg)
+	if _, err := s.FillCall(im, im.lo); err != nil {
+		t.Fatal(err)
+	}
+	head := func(addr uint64, call bool) (list []*piece) {
+		for at := *cfg.Slot(addr%hashSize, call); at != 0; {
+			p := s.find(at)
+			if p == nil || p.kind != pieceHashJump && p.kind != pieceHashCall {
+				t.Fatalf("%#x is no stub of the hash", at)
+			}
+			list = append(list, p)
+			at = s.cfg.Base + s.dest(p.off+translate.HashEntryNext)
+			if at == s.cfg.Base+p.off+translate.HashEntryEnd {
+				break
+			}
+		}
+		return list
+	}
+	if l := head(im.lo, true); len(l) != 1 || l[0].orig != im.lo {
+		t.Fatalf("%v", l)
+	}
+	if l := head(im.lo+2, false); len(l) != 1 {
+		t.Errorf("the return site is not reachable: %v", l)
+	}
+	// The same low bits.
+	far := &image{lo: im.lo + hashSize, text: im.text}
+	if _, err := s.FillCall(far, far.lo); err != nil {
+		t.Fatal(err)
+	}
+	if l := head(im.lo, true); len(l) != 2 || l[0].orig != far.lo || l[1].orig != im.lo {
+		t.Errorf("%v", l)
+	}
+	c := s.Clone(Config{Code: make([]byte, len(cfg.Code)), Base: cfg.Base, Layout: cfg.Layout, Slot: cfg.Slot})
+	if len(c.buckets) != len(s.buckets) {
+		t.Error("the clone has other buckets")
+	}
+	r := s.regionAt(t, im.lo)
+	s.Hash(im.lo)
+	if !r.stale || len(head(im.lo, true)) != 1 || len(head(im.lo+2, false)) != 1 {
+		t.Error("the region of a branch that uses the hash now")
+	}
+	if _, err := s.FillJump(im, im.lo); err != nil {
+		t.Fatal(err)
+	}
+	if r := s.regionAt(t, im.lo); len(r.reg.Hashed) != 1 {
+		t.Errorf("%+v", r.reg)
+	}
+	s.Flush()
+	for addr, slot := range low {
+		if *slot != 0 {
+			t.Errorf("entry of %#x: %#x", addr, *slot)
+		}
+	}
+}

@@ -1,0 +1,203 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"maps"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/xv/agent/abi"
+)
+
+// Code that the guest may change without a system call, or has changed before, is volatile: its translations are checked
+// whenever they are entered (package tcache). Checks take longer than what is checked, so that the code of a page that is
+// executed much settles: it is translated as all other code, and the page is made read-only if the guest may write it. A
+// write then traps and makes the page volatile again, and it must be executed twice as much before it settles anew. So
+// neither many changes nor many executions cost more than a small factor.
+
+// volatileCode knows what code of a cache is volatile.
+type volatileCode struct {
+	mu      sync.Mutex
+	ranges  ranges             // volatile, but for the pages that are settled
+	shared  ranges             // of these, what other processes or other mappings may change
+	settled map[uint64]bool    // by page
+	heat    map[uint64]pageUse // by page
+}
+
+// pageUse is how much the code of a page was executed.
+type pageUse struct {
+	samples int // since it became volatile
+	need    int // when it settles
+}
+
+// fuel is how many times a thread enters checked code until it is looked at which page that was: so often that the checks
+// have taken as long as a write trap.
+const fuel = 1 << 14
+
+// maxNeed bounds pageUse.need: a trap is nothing against so many samples.
+const maxNeed = 1 << 10
+
+func newVolatileCode() volatileCode {
+	return volatileCode{settled: map[uint64]bool{}, heat: map[uint64]pageUse{}}
+}
+
+// clone copies what is known for another cache.
+func (v *volatileCode) clone() volatileCode {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return volatileCode{ranges: v.ranges.clone(), shared: v.shared.clone(), settled: maps.Clone(v.settled), heat: maps.Clone(v.heat)}
+}
+
+// covers reports whether all of [lo, hi) is volatile, and whether it is shared.
+func (v *volatileCode) covers(lo, hi uint64) (all, shared bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	r, ok := v.ranges.find(lo)
+	_, shared = v.shared.find(lo)
+	return ok && hi <= r.hi, shared
+}
+
+// contains reports whether code of a page is volatile.
+func (v *volatileCode) contains(page uint64) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	_, ok := v.ranges.find(page)
+	return ok && !v.settled[page]
+}
+
+// add makes [lo, hi) volatile.
+func (v *volatileCode) add(lo, hi uint64, shared bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.ranges = v.ranges.with(lo, hi, unix.PROT_EXEC)
+	if shared {
+		v.shared = v.shared.with(lo, hi, unix.PROT_EXEC)
+	}
+	v.unsettle(lo, hi)
+}
+
+// remove forgets [lo, hi), which is unmapped.
+func (v *volatileCode) remove(lo, hi uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.ranges = v.ranges.without(lo, hi)
+	v.shared = v.shared.without(lo, hi)
+	v.unsettle(lo, hi)
+	for page := range v.heat {
+		if lo <= page && page < hi {
+			delete(v.heat, page)
+		}
+	}
+}
+
+// unsettle makes settled pages of [lo, hi) volatile again.
+func (v *volatileCode) unsettle(lo, hi uint64) {
+	for page := range v.settled {
+		if lo <= page && page < hi {
+			delete(v.settled, page)
+		}
+	}
+}
+
+// written notes a write to a page.
+func (v *volatileCode) written(page uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.settled[page] {
+		delete(v.settled, page)
+		v.heat[page] = pageUse{need: min(2*v.heat[page].need, maxNeed)}
+	}
+}
+
+// sample notes that code of a page is executed much, and reports whether the page has settled now.
+func (v *volatileCode) sample(page uint64, alone bool) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if _, ok := v.ranges.find(page); !ok || v.settled[page] {
+		return false
+	}
+	if _, ok := v.shared.find(page); ok && !alone {
+		return false
+	}
+	use := v.heat[page]
+	use.samples++
+	use.need = max(use.need, 1)
+	if use.samples >= use.need {
+		use.samples = 0
+		v.settled[page] = true
+	}
+	v.heat[page] = use
+	return v.settled[page]
+}
+
+// unsettleShared makes the pages volatile that another process will be able to change, and calls drop for them.
+func (v *volatileCode) unsettleShared(drop func(page uint64)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for page := range v.settled {
+		if _, ok := v.shared.find(page); ok {
+			delete(v.settled, page)
+			defer drop(page)
+		}
+	}
+}
+
+// stackReach is how far below the stack pointer and above it a page counts as one of the stack, which does not settle: it
+// is written all the time, also by the kernel.
+const stackReach = 1 << 18
+
+// sampled is told the exit stub by which th, with this stack pointer, has left checked code because its fuel is used up.
+func (th *thread) sampled(stub uint32, sp uint64) {
+	th.ctx.setU32(abi.Fuel, fuel)
+	as := th.p.as
+	c := as.enter()
+	defer as.exit()
+	addr, ok := c.space.CheckAt(stub)
+	page := addr &^ (pageSize - 1)
+	if !ok || page+stackReach > sp && page < sp+stackReach {
+		return
+	}
+	if cr, ok := as.executable(page); ok && cr.prot&unix.PROT_WRITE != 0 {
+		// The page may become read-only.
+		as.guard(page)
+		if as.inUse(page) {
+			return
+		}
+	}
+	if c.volatile.sample(page, len(th.p.s.alive()) == 1) {
+		c.space.Invalidate(page, page+pageSize)
+	}
+}
+
+// volatileRecord is volatileCode in the record of a handover.
+type volatileRecord struct {
+	Ranges, Shared [][3]uint64 // lo, hi, prot
+	Settled        []uint64
+	Heat           map[uint64][2]int // samples, need
+}
+
+func (v *volatileCode) record() volatileRecord {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	r := volatileRecord{Ranges: v.ranges.record(), Shared: v.shared.record(), Heat: map[uint64][2]int{}}
+	for page := range v.settled {
+		r.Settled = append(r.Settled, page)
+	}
+	for page, use := range v.heat {
+		r.Heat[page] = [2]int{use.samples, use.need}
+	}
+	return r
+}
+
+func (r *volatileRecord) restore() volatileCode {
+	settled, heat := map[uint64]bool{}, map[uint64]pageUse{}
+	for _, page := range r.Settled {
+		settled[page] = true
+	}
+	for page, use := range r.Heat {
+		heat[page] = pageUse{use[0], use[1]}
+	}
+	return volatileCode{ranges: rangesOf(r.Ranges), shared: rangesOf(r.Shared), settled: settled, heat: heat}
+}

@@ -1,0 +1,84 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"slices"
+	"testing"
+)
+
+func TestVolatileCode(t *testing.T) {
+	v := newVolatileCode()
+	const page, next, shared = 0x10000, 0x11000, 0x40000
+	if v.contains(page) || v.sample(page, true) {
+		t.Error("what nobody added is volatile")
+	}
+	v.add(page, page+2*pageSize, false)
+	v.add(shared, shared+pageSize, true)
+	if !v.contains(page) || !v.contains(next) || v.contains(next+pageSize) {
+		t.Error("not what was added")
+	}
+	if all, sh := v.covers(page, page+2*pageSize); !all || sh {
+		t.Errorf("covers: %v %v", all, sh)
+	}
+	if all, sh := v.covers(shared, shared+2*pageSize); all || !sh {
+		t.Errorf("covers more than was added: %v %v", all, sh)
+	}
+	// Each write doubles how often a page must be seen.
+	for need := 1; need <= 8; need *= 2 {
+		for i := 1; i <= need; i++ {
+			if got := v.sample(page, true); got != (i == need) {
+				t.Errorf("settled after %d of %d samples: %v", i, need, got)
+			}
+		}
+		if v.contains(page) || !v.contains(next) || v.sample(page, true) {
+			t.Error("a settled page is volatile")
+		}
+		v.written(page)
+		v.written(page) // by another thread
+	}
+	for range 20 {
+		for range maxNeed {
+			v.sample(page, true)
+		}
+		if v.contains(page) {
+			t.Fatalf("not settled after %d samples", maxNeed)
+		}
+		v.written(page)
+	}
+	if v.sample(shared, false) || !v.sample(shared, true) {
+		t.Error("shared memory settles when others can write it, or not at all")
+	}
+	c := v.clone()
+	var dropped []uint64
+	v.sample(next, true)
+	v.unsettleShared(func(page uint64) { dropped = append(dropped, page) })
+	if !slices.Equal(dropped, []uint64{shared}) || !v.contains(shared) || v.contains(next) {
+		t.Errorf("unsettled %#x", dropped)
+	}
+	if c.contains(shared) || !c.contains(next) {
+		t.Error("the clone changes with what it is a clone of")
+	}
+	v.remove(page, page+2*pageSize)
+	v.add(page, page+2*pageSize, false)
+	if !v.contains(next) || !v.sample(page, true) {
+		t.Error("new memory has the history of the old")
+	}
+}
+
+func TestRangesMerge(t *testing.T) {
+	var r ranges
+	for _, lo := range []uint64{1, 3, 2, 6, 5} {
+		r = r.with(lo, lo+1, 5)
+	}
+	r = r.with(4, 5, 7)
+	if want := (ranges{{1, 4, 5}, {4, 5, 7}, {5, 7, 5}}); !slices.Equal(r, want) {
+		t.Errorf("%v, want %v", r, want)
+	}
+	if got, want := r.within(3, 6), (ranges{{3, 4, 5}, {4, 5, 7}, {5, 6, 5}}); !slices.Equal(got, want) {
+		t.Errorf("within: %v, want %v", got, want)
+	}
+	if got := r.with(2, 6, 5); !slices.Equal(got, ranges{{1, 7, 5}}) {
+		t.Errorf("%v", got)
+	}
+}
