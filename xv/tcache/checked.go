@@ -111,6 +111,9 @@ func (s *Space) recheck(m Memory, from *region) (place, error) {
 			s.setWord(s.page(orig), false)
 			return place{r, r.base + r.bodies[0]}, nil
 		}
+		if pg := s.page(orig); pg != nil && pg.strict {
+			continue
+		}
 		if all, ok := translate.Loosen(r.code.bytes, now.bytes, orig, r.reg.Loose); ok {
 			like, loose = r, all
 		}
@@ -137,6 +140,23 @@ func (s *Space) recheck(m Memory, from *region) (place, error) {
 	}
 	s.ahead(m, r)
 	return place{r, r.base + r.bodies[0]}, nil
+}
+
+// Tighten is told that the instruction at orig, with its translation at a cache address, has faulted at an operand that is
+// not aligned. It reports whether that is the immediate operand, loaded from the original code: in the page of that no
+// more are.
+func (s *Space) Tighten(cache uint32, orig uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.find(cache)
+	if p == nil || p.kind != pieceFragment || !slices.Contains(p.r.reg.Loose, orig) {
+		return false
+	}
+	s.makePage(p.r.reg.Entry).strict = true
+	if !p.r.stale {
+		s.drop(p.r.head)
+	}
+	return true
 }
 
 // isFilled reports whether a table entry of addr was filled to lead to r.

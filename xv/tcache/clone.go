@@ -72,7 +72,7 @@ func (s *Space) Clone(cfg Config) *Space {
 		c.thread(key)
 	}
 	for addr, pg := range s.pages {
-		to := &page{addr: addr, starts: pg.starts, word: pg.word, hashed: slices.Clone(pg.hashed), copy: pg.copy, regions: make([]*region, len(pg.regions))}
+		to := &page{addr: addr, starts: pg.starts, word: pg.word, hashed: slices.Clone(pg.hashed), strict: pg.strict, copy: pg.copy, regions: make([]*region, len(pg.regions))}
 		for i, r := range pg.regions {
 			to.regions[i] = copied[r]
 		}

@@ -16,6 +16,7 @@ type page struct {
 	starts  [pageSize / 64]uint64 // a bit for each address where a block of one of them starts
 	word    uint32                // offset of its word in the cache, plus one; see word
 	hashed  []uint64              // indirect branches in it that use the hash
+	strict  bool                  // its checked regions compare all of the code; see Tighten
 	copy    []byte                // as it was when something was first translated from it; nil: not read
 }
 
@@ -48,7 +49,7 @@ func (s *Space) makePage(addr uint64) *page {
 
 // tidy drops a page of which nothing is known.
 func (s *Space) tidy(pg *page) {
-	if len(pg.regions) == 0 && pg.copy == nil && pg.hashed == nil {
+	if len(pg.regions) == 0 && pg.copy == nil && pg.hashed == nil && !pg.strict {
 		delete(s.pages, pg.addr)
 		if s.last == pg {
 			s.last = &noPage

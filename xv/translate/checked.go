@@ -1,7 +1,6 @@
 package translate
 
 import (
-	"bytes"
 	"slices"
 
 	"xvrun/xv/x86"
@@ -12,9 +11,9 @@ import (
 //
 //	movups gs:[V],xmm0 ; movups gs:[V+16],xmm1
 //	movups xmm0,[word+16]          ; all ones while the code may be executed
-//	movups xmm1,[code]             ; for each 16 bytes of the original code
+//	movups xmm1,[code]             ; for each 16 bytes that hold some of the original code
 //	pcmpeqb xmm1,[what they were]
-//	por xmm1,[loose bytes]         ; if there are any
+//	por xmm1,[mask]                ; of bytes that are not compared, if there are any
 //	pand xmm0,xmm1
 //	...
 //	pmovmskb ecx,xmm0
@@ -24,19 +23,9 @@ import (
 //	out: jmp link
 //	same: mov ecx,gs:[Fuel] ; lea ecx,[rcx-1] ; mov gs:[Fuel],ecx ; jrcxz out
 //
-// No flag changes, and rcx is in gs:[S] wherever control enters a region: in the register it is needed neither before nor after. Code of less than 16 bytes, behind which may be no
-// memory, is compared by
-//
-//	mov gs:[X0],rdx
-//	mov ecx,[word]                 ; 0 while the code may be executed
-//	mov edx,[code]                 ; for each 4 bytes
-//	lea edx,[rdx-what they were]
-//	lea rcx,[rcx+rdx]
-//	...
-//	mov rdx,gs:[X0]
-//	jrcxz same
-//
-// where the sum of few differences of 32 bits is zero only if all of them are.
+// No flag changes, and rcx is in gs:[S] wherever control enters a region: in the register it is needed neither before nor
+// after. All memory operands are aligned: so none reaches into a page that holds no code, and none faults where the program
+// has set AC (SDM vol. 1 sec. 3.4.3.3).
 //
 // The block ends where something may have changed behind the check: after a store, since it may have hit the block
 // itself, and after every branch, system call and serializing instruction, since one of those stands between learning
@@ -54,10 +43,7 @@ func endsChecked(k kind, in *x86.Inst) bool {
 }
 
 // Bytes of a checked region, at most: its last instruction may begin at the last of MaxChecked.
-const (
-	MaxChecked     = 128
-	maxCheckedCode = MaxChecked + x86.MaxLen
-)
+const MaxChecked = 128
 
 // loose is the part of an instruction that is loaded from the original code when it runs.
 type loose struct {
@@ -157,53 +143,46 @@ func (r *Region) fixed(code []byte, f func(off, n int)) {
 // vector is the size of what one vector register compares.
 const vector = 16
 
-// patterns emits what the check compares the code with, in vectors: the code, and where there are loose bytes, a mask of them.
-// It returns the address of the first vector of each, 0 if there is none.
-func (b *Buffer) patterns(code []byte) (was, loose uint32) {
-	if len(code) < vector {
-		return 0, 0
-	}
-	mask := bytes.Repeat([]byte{0xff}, len(code))
-	b.region.fixed(code, func(off, n int) { clear(mask[off : off+n]) })
-	was = b.base + uint32(b.n)
-	b.vectors(code)
-	if bytes.Contains(mask, []byte{0xff}) {
-		loose = b.base + uint32(b.n)
-		b.vectors(mask)
-	}
-	return was, loose
+// vectorsAt returns the address of the first vector that holds code of the region, which has n bytes, and how many there are.
+func (r *Region) vectorsAt(n int) (lo uint64, count int) {
+	lo = r.Entry &^ (vector - 1)
+	return lo, int(r.Entry+uint64(n)-lo+vector-1) / vector
 }
 
-// vectors emits data in the vectors at vectorsOf.
-func (b *Buffer) vectors(data []byte) {
-	for _, off := range vectorsOf(len(data)) {
+// patterns emits what the check compares the code with, in vectors: the code, and a mask of the bytes that are not compared.
+// It returns the address of the first vector of each; that of the mask is 0 if all bytes are.
+func (b *Buffer) patterns(code []byte) (was, mask uint32) {
+	lo, count := b.region.vectorsAt(len(code))
+	at := int(b.region.Entry - lo)
+	bytes, open := make([]byte, vector*count), make([]byte, vector*count)
+	copy(bytes[at:], code)
+	for i := range open {
+		open[i] = 0xff
+	}
+	b.region.fixed(code, func(off, n int) { clear(open[at+off : at+off+n]) })
+	was = b.vectors(bytes)
+	if slices.Contains(open, 0xff) {
+		mask = b.vectors(open)
+	}
+	return was, mask
+}
+
+// vectors emits vectors and returns the address of the first.
+func (b *Buffer) vectors(data []byte) uint32 {
+	first := b.base + uint32(b.n)
+	for ; len(data) > 0; data = data[vector:] {
 		b.grow()
-		b.lit(string(data[off : off+vector]))
+		b.lit(string(data[:vector]))
 	}
+	return first
 }
 
-// vectorsOf returns the offsets of vectors that cover n bytes, of which the last two may overlap.
-func vectorsOf(n int) (offs []int) {
-	for off := 0; off+vector <= n; off += vector {
-		offs = append(offs, off)
-	}
-	if n%vector != 0 {
-		offs = append(offs, n-vector)
-	}
-	return offs
-}
-
-// check emits the check before the first block; was and loose are what patterns returned.
-func (b *Buffer) check(was, loose uint32) {
+// check emits the check before the first block; was and mask are what patterns returned.
+func (b *Buffer) check(was, mask uint32) {
 	b.pin()
-	code := b.src[:b.region.Blocks[0].Len]
 	state := Recovery{RIP: b.region.Entry, RCXFromS: true}
 	b.stop(state)
-	if was != 0 {
-		b.checkVectors(len(code), was, loose)
-	} else {
-		b.checkWords(code)
-	}
+	b.compare(int(b.region.Blocks[0].Len), was, mask)
 	b.mark(state)
 	b.lit("\xe3") // jrcxz same
 	same := b.n
@@ -227,8 +206,8 @@ func (b *Buffer) check(was, loose uint32) {
 	b.put1(byte(out - b.n - 1))
 }
 
-// checkVectors leaves zero in ecx if n bytes of code are as they were and may be executed.
-func (b *Buffer) checkVectors(n int, was, loose uint32) {
+// compare leaves zero in ecx if n bytes of code are as they were and may be executed.
+func (b *Buffer) compare(n int, was, mask uint32) {
 	state := Recovery{RIP: b.region.Entry, RCXFromS: true}
 	at := func() {
 		b.grow()
@@ -243,27 +222,28 @@ func (b *Buffer) checkVectors(n int, was, loose uint32) {
 	b.lit("\x0f\x10\x04\x25") // movups xmm0,[disp32]
 	b.put4(b.region.Word + vector)
 	state.Vectors = true
-	far := !near(b.region.Entry + maxCheckedCode)
+	lo, count := b.region.vectorsAt(n)
+	far := !near(lo + uint64(vector*count))
 	if far {
 		at()
-		b.movImm(rcx, b.region.Entry)
+		b.movImm(rcx, lo)
 	}
-	for i, off := range vectorsOf(n) {
+	for i := range count {
 		at()
 		if far {
 			b.lit("\x0f\x10\x89") // movups xmm1,[rcx+disp32]
-			b.put4(uint32(off))
+			b.put4(uint32(vector * i))
 		} else {
 			b.lit("\x0f\x10\x0c\x25") // movups xmm1,[disp32]
-			b.put4(uint32(b.region.Entry) + uint32(off))
+			b.put4(uint32(lo) + uint32(vector*i))
 		}
 		at()
 		b.lit("\x66\x0f\x74\x0c\x25") // pcmpeqb xmm1,[disp32]
 		b.put4(was + uint32(vector*i))
-		if loose != 0 {
+		if mask != 0 {
 			at()
 			b.lit("\x66\x0f\xeb\x0c\x25") // por xmm1,[disp32]
-			b.put4(loose + uint32(vector*i))
+			b.put4(mask + uint32(vector*i))
 		}
 		at()
 		b.lit("\x66\x0f\xdb\xc1") // pand xmm0,xmm1
@@ -278,77 +258,6 @@ func (b *Buffer) checkVectors(n int, was, loose uint32) {
 	at()
 	b.lit("\x65\x0f\x10\x04\x25") // movups xmm0,gs:[V]
 	b.put4(OffV)
-}
-
-// checkWords leaves zero in rcx if less than 16 bytes of code are as they were and may be executed.
-func (b *Buffer) checkWords(code []byte) {
-	state := Recovery{RIP: b.region.Entry, RCXFromS: true}
-	b.storeGS(rdx, OffX0)
-	state.Saved[0] = Saved{OffX0, rdx}
-	b.mark(state)
-	b.lit("\x8b\x0c\x25") // mov ecx,[disp32]
-	b.put4(b.region.Word)
-	far := !near(b.region.Entry + maxCheckedCode)
-	if far {
-		b.mark(state)
-		b.storeGS(rax, OffX1)
-		b.mark(state)
-		b.movImm(rax, b.region.Entry)
-		state.Saved[1] = Saved{OffX1, rax}
-	}
-	b.region.fixed(code, func(off, n int) {
-		switch last := off + n - 4; {
-		case n >= 4:
-			for ; off < last; off += 4 {
-				b.compare(code, off, 4, far, state)
-			}
-			b.compare(code, last, 4, far, state)
-		case n == 1:
-			b.compare(code, off, 1, far, state)
-		default:
-			b.compare(code, off, 2, far, state)
-			if n == 3 {
-				b.compare(code, off+1, 2, far, state)
-			}
-		}
-	})
-	if far {
-		b.mark(state)
-		b.loadGS(rax, OffX1)
-		state.Saved[1] = Saved{}
-	}
-	b.mark(state)
-	b.loadGS(rdx, OffX0)
-}
-
-// compare adds the difference of size bytes of the original code to rcx: 0 if they are as in code. s is the state before.
-func (b *Buffer) compare(code []byte, off, size int, far bool, s Recovery) {
-	b.grow()
-	b.mark(s)
-	was := uint32(0)
-	for i := size - 1; i >= 0; i-- {
-		was = was<<8 | uint32(code[off+i])
-	}
-	switch size { // mov edx,dword ; movzx edx,word ; movzx edx,byte
-	case 1:
-		b.lit("\x0f\xb6")
-	case 2:
-		b.lit("\x0f\xb7")
-	default:
-		b.lit("\x8b")
-	}
-	if far {
-		b.put1(0x50) // [rax+disp8]
-		b.put1(byte(off))
-	} else {
-		b.lit("\x14\x25") // [disp32]
-		b.put4(uint32(b.region.Entry) + uint32(off))
-	}
-	b.mark(s)
-	b.lit("\x8d\x92") // lea edx,[rdx+disp32]
-	b.put4(-was)
-	b.mark(s)
-	b.lit("\x48\x8d\x0c\x11") // lea rcx,[rcx+rdx]
 }
 
 // loosened translates an instruction whose immediate operand is loaded from the original code; use is as in instruction.

@@ -9,7 +9,6 @@ import (
 const (
 	rax = 0
 	rcx = 1
-	rdx = 2
 	rsp = 4
 	r8  = 8
 )

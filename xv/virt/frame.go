@@ -197,6 +197,7 @@ func faultInfo(sig int, code int32, addr uint64) (si siginfo) {
 const (
 	segvMAPERR = 1
 	segvACCERR = 2
+	busADRALN  = 1
 	illOPN     = 2
 	siUser     = 0
 	siKernel   = 0x80

@@ -94,6 +94,9 @@ func (th *thread) handleTrap(f frame, si *siginfo, regs registers, pos position)
 	if pos == atCode && si.addr() == f.reg(frRSP)-8 && th.callTrap(f, regs) {
 		return true
 	}
+	if unix.Signal(si.signo()) == unix.SIGBUS && si.code() == busADRALN && pos == atCode && th.tighten(f, regs) {
+		return true
+	}
 	if unix.Signal(si.signo()) != unix.SIGSEGV || si.code() != segvACCERR {
 		return false
 	}
@@ -212,6 +215,16 @@ func (th *thread) callTrap(f frame, regs registers) bool {
 func (th *thread) writeTrap(f frame, addr uint64, regs registers) {
 	th.p.as.unprotect(th, addr&^(pageSize-1))
 	th.returnTo(f, regs)
+}
+
+// tighten continues a thread whose AC flag made an immediate operand fault, which checked code loads from memory.
+func (th *thread) tighten(f frame, regs registers) bool {
+	ours := th.p.as.enter().space.Tighten(uint32(f.reg(frRIP)), regs.rip)
+	th.p.as.exit()
+	if ours {
+		th.returnTo(f, regs)
+	}
+	return ours
 }
 
 // maxInst is the largest length of an instruction.
