@@ -42,7 +42,8 @@ const lateAfter = 20 * time.Millisecond
 var fromTerminal = []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU}
 
 // newMirror handles signals from about now on: package os/signal takes several switches between threads for
-// each, while the program is started. Call follow when the program runs.
+// each, while the program is started. With a terminal it waits for that, since a key could otherwise end xvrun but not the
+// program. Call follow when the program runs.
 func newMirror(cmd *xv.Cmd) *mirror {
 	m := &mirror{cmd: cmd, signals: make(chan os.Signal, 64), armed: make(chan struct{})}
 	cmd.OnStop = stopSelf
@@ -50,6 +51,9 @@ func newMirror(cmd *xv.Cmd) *mirror {
 		m.leads = hasTerminal()
 	}
 	go m.arm()
+	if hasTerminal() {
+		<-m.armed
+	}
 	return m
 }
 
