@@ -287,8 +287,8 @@ func (th *thread) placeAt(k call, addr uint64) (int64, bool) {
 
 // farStart is where the memory begins that code may be generated into outside the near zone. The
 // tables of [farStart, abi.FarEnd) are above 2^45, out of the way of what a guest maps at fixed low
-// addresses.
-const farStart = 1 << 42
+// addresses. Powers of two are left to garbage collectors with coloured pointers, see meant.
+const farStart = 5 << 40
 
 // placeIn does the mmap k at a free address of [lo, hi), at hint if possible.
 func (th *thread) placeIn(k call, hint, size, lo, hi uint64) (int64, bool) {
