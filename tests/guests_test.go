@@ -78,6 +78,7 @@ var guests = []guest{
 	{src: "c/faults.c", kinds: glibc, runs: []run{{name: "main"}, {name: "altstack", args: []string{"x"}}}},
 	{src: "c/sigstack.c", kinds: glibc},
 	{src: "c/sigframe.c", kinds: glibc},
+	{src: "c/replaced.c", kinds: []harness.Kind{harness.Static, harness.PIE}},
 	{src: "c/switches.c", kinds: glibc},
 	{src: "c/pkeys.c"},
 	{src: "c/sigqueue.c", kinds: glibc},

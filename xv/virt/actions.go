@@ -52,6 +52,17 @@ func (t *actionTable) set(sig int, a action) {
 	t.mu.Unlock()
 }
 
+// swap replaces the action of sig if it is old. It reports whether it has.
+func (t *actionTable) swap(sig int, old, a action) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.acts[sig] != old {
+		return false
+	}
+	t.acts[sig] = a
+	return true
+}
+
 // copy returns the table of a forked process.
 func (t *actionTable) copy() *actionTable {
 	t.mu.Lock()

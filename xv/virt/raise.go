@@ -70,10 +70,8 @@ func (th *thread) deferred() {
 	if th.p.s.cfg.Trace != nil {
 		th.p.s.trace("%d: signal %d code %d was put off", th.tid, sig, si.code())
 	}
-	if u := th.undo; u != nil && th.guestMask()&bit(sig) != 0 && u.mask&bit(sig) == 0 {
+	if u := th.undo; u != nil && th.takeBack(u, &si) {
 		th.undo = nil
-		th.setGuestMask(u.mask)
-		th.alt = u.alt
 		th.interrupt(si, u.regs)
 		return
 	}

@@ -31,6 +31,10 @@ func (th *thread) rtSigaction(regs *registers) {
 			th.result(regs, r[0])
 			return
 		}
+		if old.handler > sigIgn {
+			th.undo = th.before(regs)
+			th.undo.sig, th.undo.old, th.undo.new = sig, old, act
+		}
 	}
 	if a[2] != 0 && !th.write(a[2], old.bytes()) {
 		th.result(regs, -int64(unix.EFAULT))
@@ -67,10 +71,8 @@ func (th *thread) rtSigprocmask(regs *registers) {
 			th.result(regs, -int64(unix.EINVAL))
 			return
 		}
-		before := undo{regs: *regs, mask: old, alt: th.alt}
-		before.regs.rip -= syscallLen
+		th.undo = th.before(regs)
 		th.setGuestMask(next)
-		th.undo = &before
 	}
 	if a[2] != 0 && !th.write(a[2], le64(old)) {
 		th.result(regs, -int64(unix.EFAULT))

@@ -25,9 +25,7 @@ func (th *thread) rtSigreturn(regs *registers) {
 		th.p.s.fail(th.p, fmt.Errorf("process %d: unsupported: rt_sigreturn at %#x to code segment %#x", th.p.pid, regs.rip-syscallLen, cs))
 		return
 	}
-	before := undo{regs: *regs, mask: th.guestMask(), alt: th.alt}
-	before.regs.rip -= syscallLen
-	before.regs.gpr[rax] = unix.SYS_RT_SIGRETURN
+	before := th.before(regs)
 	th.setGuestMask(g.mask())
 	out := g.registers()
 	out.rflags = out.rflags&guestFlags | 0x202
@@ -38,16 +36,8 @@ func (th *thread) rtSigreturn(regs *registers) {
 	}
 	th.setAltStack(signalStack{sp: g.u64(fStack), flags: uint32(g.u64(fStack + 8)), size: g.u64(fStack + 16)}, out.gpr[rsp])
 	th.resendUnblocked()
-	th.undo = &before
+	th.undo = before
 	th.enter(th.agentFrame(g, x), out)
-}
-
-// undo is the state before a system call that changes the signal mask and has not happened yet, as far
-// as the guest can tell: a signal that the old mask lets through comes first.
-type undo struct {
-	regs registers
-	mask uint64
-	alt  signalStack
 }
 
 // badFrame raises the SIGSEGV of a bad signal frame.
