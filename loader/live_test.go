@@ -27,14 +27,14 @@ func TestLive(t *testing.T) {
 			defer runtime.UnlockOSThread()
 			info, err := Check(argv[0])
 			if err != nil {
-				t.Skip(err)
+				t.Fatal(err)
 			}
 			var out bytes.Buffer
 			cmd := exec.Command(argv[0], argv[1:]...)
 			cmd.Stdout, cmd.Stderr = &out, &out
 			cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true}
 			if err := cmd.Start(); err != nil {
-				t.Skipf("no ptrace: %v", err)
+				t.Fatalf("ptrace: %v", err)
 			}
 			done := false
 			defer func() {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xvrun/tests/harness"
+	"xvrun/tests/need"
 )
 
 // TestSignalAnywhere steps a guest by ptrace and sends it a signal at every instruction of its
@@ -34,7 +35,7 @@ func TestSignalAnywhere(t *testing.T) {
 	}
 	s := &stepper{pid: guests[0], most: visits, parts: parts, visits: map[uint64]int{}}
 	if err := s.run(); err == unix.EPERM {
-		harness.Missing(t, "the permission to use ptrace")
+		need.Missing(t, "the permission to use ptrace")
 	} else if err != nil {
 		t.Fatalf("%v\nstdout: %s\nstderr: %s", err, r.Stdout.Bytes(), r.Stderr.Bytes())
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"xvrun/tests/harness"
+	"xvrun/tests/need"
 )
 
 // TestErrors covers what xvrun itself reports: its exit status, and one line
@@ -171,7 +172,7 @@ func TestSetUserID(t *testing.T) {
 		testSystemSetUserID(t)
 		return
 	}
-	id, sh, setpriv := readFile(t, harness.Tool(t, "id")), harness.Tool(t, "sh"), harness.Tool(t, "setpriv")
+	id, sh, setpriv := readFile(t, need.Tool(t, "id")), need.Tool(t, "sh"), need.Tool(t, "setpriv")
 	program := filepath.Join(harness.WorkDir(), "privileged-id")
 	if os.WriteFile(program, id, 0o755) != nil || os.Chmod(program, 0o755|os.ModeSetuid) != nil {
 		t.Fatal("no set-user-ID program")
@@ -179,7 +180,7 @@ func TestSetUserID(t *testing.T) {
 	const nobody = 65534
 	user := &syscall.Credential{Uid: nobody, Gid: nobody}
 	if res := harness.RunArgv(t, []string{program, "-u"}, harness.Spec{User: user}); string(res.Stdout) != "0\n" {
-		harness.Missing(t, "a file system that honours set-user-ID bits for "+harness.WorkDir())
+		need.Missing(t, "a file system that honours set-user-ID bits for "+harness.WorkDir())
 	}
 	warning := regexp.QuoteMeta("xvrun: warning: \""+program+"\"") + ".*set-user-ID 0.*\n"
 	for _, c := range []struct {
@@ -208,7 +209,7 @@ func TestSetUserID(t *testing.T) {
 
 // testSystemSetUserID does it with a program of the system: an ordinary user can't make one of another user.
 func testSystemSetUserID(t *testing.T) {
-	su := harness.Tool(t, "su")
+	su := need.Tool(t, "su")
 	argv := []string{su, "--version"}
 	native, res := harness.RunArgv(t, argv, harness.Spec{}), harness.RunXV(t, harness.Spec{Argv: argv})
 	if native.Err != nil || res.Err != nil {

@@ -7,12 +7,13 @@ import (
 	"testing"
 
 	"xvrun/tests/harness"
+	"xvrun/tests/need"
 )
 
 // TestLimits starts guests with resource limits that are too low for xvrun itself, as far as it may lift
 // them.
 func TestLimits(t *testing.T) {
-	sh := harness.Tool(t, "bash")
+	sh := need.Tool(t, "bash")
 	for name, limit := range map[string]string{
 		"none": "-c 0", "space": "-S -v 300000", "data": "-S -d 10000", "file": "-S -f 10", "files": "-S -n 4", "cpu": "-S -t 5",
 		"stack": "-s 256", "endless-stack": "-S -s unlimited", "lock": "-l 0", "signals": "-i 10",
@@ -31,7 +32,7 @@ func TestLimits(t *testing.T) {
 // TestLowLimits starts xvrun with limits that it may not lift: one line says which.
 func TestLowLimits(t *testing.T) {
 	harness.NeedXvrun(t)
-	sh := harness.Tool(t, "bash")
+	sh := need.Tool(t, "bash")
 	spec := harness.Spec{}
 	if syscall.Geteuid() == 0 { // without the privilege to raise limits
 		const nobody = 65534

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"xvrun/tests/harness"
+	"xvrun/tests/need"
 )
 
 // TestUnderLoad runs the programs that make threads and code of their own several times in a row while other processes keep
@@ -22,10 +23,10 @@ func TestUnderLoad(t *testing.T) {
 	python := harness.Python(t)[0]
 	env := []string{"PYTHONHASHSEED=0", "PYTHONDONTWRITEBYTECODE=1"}
 	guests := []guest{
-		{name: "luajit", spec: harness.Spec{Argv: []string{harness.Tool(t, "luajit"), script("lua", "jit.lua")}}},
+		{name: "luajit", spec: harness.Spec{Argv: []string{need.Tool(t, "luajit"), script("lua", "jit.lua")}}},
 		{name: "go", spec: harness.Spec{Argv: []string{harness.Guest(t, "go/runtime.go", harness.Static)}}},
 		{name: "python-threads", spec: harness.Spec{Argv: []string{python, script("py", "threads.py")}, Env: env}},
-		{name: "node", spec: harness.Spec{Argv: []string{harness.Tool(t, "node"), script("js", "script.js")}}, exit: 6},
+		{name: "node", spec: harness.Spec{Argv: []string{need.Tool(t, "node"), script("js", "script.js")}}, exit: 6},
 		{name: "go-pie", soak: true, spec: harness.Spec{Argv: []string{harness.Guest(t, "go/runtime.go", harness.PIE)}}},
 		{name: "go-stress", soak: true, spec: harness.Spec{Argv: []string{harness.Guest(t, "go/stress.go", harness.Static)}}},
 		{name: "python-basics", soak: true, spec: harness.Spec{Argv: []string{python, script("py", "basics.py"), "x"}, Env: env, Stdin: "input"}, exit: 9},
@@ -53,7 +54,7 @@ func TestUnderLoad(t *testing.T) {
 // keepBusy lets each processor have something to do until the test ends.
 func keepBusy(t *testing.T) {
 	t.Helper()
-	sh := harness.Tool(t, "sh")
+	sh := need.Tool(t, "sh")
 	runtime.LockOSThread() // the end of the thread that forked is the parent's death for the kernel
 	t.Cleanup(runtime.UnlockOSThread)
 	for range runtime.NumCPU() {

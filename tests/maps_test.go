@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"xvrun/tests/harness"
+	"xvrun/tests/need"
 )
 
 // The virtualization region: the only place where a guest has executable pages.
@@ -20,7 +21,7 @@ const (
 // vsyscall page: no original instruction can run.
 func TestNoOriginalCode(t *testing.T) {
 	harness.NeedXvrun(t)
-	bash := harness.Tool(t, "bash")
+	bash := need.Tool(t, "bash")
 	// Short programs run several times, so that there is something to see.
 	often := func(path string) []string {
 		return []string{bash, "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do " + path + "; done"}

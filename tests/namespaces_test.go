@@ -7,12 +7,13 @@ import (
 	"testing"
 
 	"xvrun/tests/harness"
+	"xvrun/tests/need"
 )
 
 // TestNamespaces runs programs where the supervisor's files can't be reached: in other namespaces, below
 // another root, and without /proc. What is not permitted natively is skipped.
 func TestNamespaces(t *testing.T) {
-	unshare, sh := harness.Tool(t, "unshare"), harness.Tool(t, "bash")
+	unshare, sh := need.Tool(t, "unshare"), need.Tool(t, "bash")
 	const some = `(exit 3); echo $?; echo a | cat | tr a b; `
 	for _, c := range []struct {
 		name   string
@@ -33,7 +34,7 @@ func TestNamespaces(t *testing.T) {
 			t.Parallel()
 			flags := strings.Fields(c.flags)
 			if out, err := exec.Command(unshare, append(flags, "true")...).CombinedOutput(); err != nil {
-				harness.Missing(t, fmt.Sprintf("the permission for unshare %s (%v %s)", c.flags, err, out))
+				need.Missing(t, fmt.Sprintf("the permission for unshare %s (%v %s)", c.flags, err, out))
 			}
 			static := readFile(t, harness.Guest(t, "c/limits.c", harness.Static))
 			harness.Compare(t, harness.Case{Spec: harness.Spec{
@@ -47,7 +48,7 @@ func TestNamespaces(t *testing.T) {
 // TestNoProc starts xvrun where /proc isn't that of its processes.
 func TestNoProc(t *testing.T) {
 	harness.NeedXvrun(t)
-	unshare, sh := harness.Tool(t, "unshare"), harness.Tool(t, "bash")
+	unshare, sh := need.Tool(t, "unshare"), need.Tool(t, "bash")
 	for name, argv := range map[string][]string{
 		"none":  {unshare, "-r", "-m", sh, "-c", `mount -t tmpfs x /proc; "$0" true`, harness.Xvrun(t)},
 		"other": {unshare, "-r", "--fork", "--pid", harness.Xvrun(t), "true"},
@@ -55,7 +56,7 @@ func TestNoProc(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			if out, err := exec.Command(unshare, "-r", "-m", "--fork", "--pid", "true").CombinedOutput(); err != nil {
-				harness.Missing(t, fmt.Sprintf("the permission for unshare (%v %s)", err, out))
+				need.Missing(t, fmt.Sprintf("the permission for unshare (%v %s)", err, out))
 			}
 			res := harness.RunArgv(t, argv, harness.Spec{})
 			if text := string(res.Stderr); res.Err != nil || res.Status.ExitStatus() != 125 ||

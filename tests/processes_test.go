@@ -9,18 +9,19 @@ import (
 	"time"
 
 	"xvrun/tests/harness"
+	"xvrun/tests/need"
 )
 
 // TestKillXvrun kills xvrun with SIGKILL: everything below it must end soon.
 func TestKillXvrun(t *testing.T) {
 	harness.NeedXvrun(t)
-	bash := harness.Tool(t, "bash")
+	bash := need.Tool(t, "bash")
 	for _, c := range []struct {
 		name   string
 		argv   []string
 		guests int // how many processes to wait for
 	}{
-		{"sleeping", []string{harness.Tool(t, "sleep"), "1000"}, 1},
+		{"sleeping", []string{need.Tool(t, "sleep"), "1000"}, 1},
 		{"tree", []string{bash, "-c", "sleep 1000 & (sleep 1000 & sleep 1001) & wait"}, 5},
 		{"spinning", []string{bash, "-c", "while :; do :; done"}, 1},
 		{"forking", []string{bash, "-c", "while :; do (exit 0); done"}, 1},
@@ -47,7 +48,7 @@ func TestKillXvrun(t *testing.T) {
 // TestOutlive has processes that live on after the program has ended. xvrun returns with the program's
 // status, a supervisor serves them to their end, and they die with it.
 func TestOutlive(t *testing.T) {
-	sh, bash := harness.Tool(t, "sh"), harness.Tool(t, "bash")
+	sh, bash := need.Tool(t, "sh"), need.Tool(t, "bash")
 	const wait = "while [ ! -e go ]; do sleep 0.02; done; echo done > done"
 	const quiet = " > /dev/null 2>&1 & "
 	for _, c := range []struct {
@@ -125,7 +126,7 @@ func TestKillGuest(t *testing.T) {
 
 // TestForwardSignal signals xvrun: the guest gets it.
 func TestForwardSignal(t *testing.T) {
-	bash := harness.Tool(t, "bash")
+	bash := need.Tool(t, "bash")
 	for name, sig := range map[string]syscall.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "HUP": syscall.SIGHUP,
 		"QUIT": syscall.SIGQUIT, "USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2} {
 		t.Run(name, func(t *testing.T) {
@@ -176,7 +177,7 @@ func TestStopAndContinue(t *testing.T) {
 
 // TestBrokenPipe closes the reader of a guest's output.
 func TestBrokenPipe(t *testing.T) {
-	bash, yes := harness.Tool(t, "bash"), harness.Tool(t, "yes")
+	bash, yes := need.Tool(t, "bash"), need.Tool(t, "yes")
 	t.Parallel()
 	argv := harness.Command(t, yes)
 	for i, arg := range argv {
@@ -194,7 +195,7 @@ func TestBrokenPipe(t *testing.T) {
 
 // TestClosedDescriptors starts guests without standard input, output or error.
 func TestClosedDescriptors(t *testing.T) {
-	sh := harness.Tool(t, "sh")
+	sh := need.Tool(t, "sh")
 	for name, redirect := range map[string]string{
 		"stdin": "<&-", "stdout": ">&-", "stderr": "2>&-", "all": "<&- >&- 2>&-",
 		"null": "< /dev/null > /dev/null 2>&1", "files": "< in > out 2> err", "append": "< in >> out 2>&1", "more": "5< in 7> out",
@@ -247,7 +248,7 @@ func TestUser(t *testing.T) {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
 			harness.Compare(t, harness.Case{Spec: harness.Spec{
-				Argv: append([]string{harness.Tool(t, p.tool)}, fixtures(t, p.args)...),
+				Argv: append([]string{need.Tool(t, p.tool)}, fixtures(t, p.args)...),
 				User: user,
 			}, Exit: p.exit})
 		})

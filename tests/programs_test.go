@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"xvrun/tests/harness"
+	"xvrun/tests/need"
 )
 
 // program is a run of one of the machine's own programs.
@@ -78,7 +79,7 @@ func TestPrograms(t *testing.T) {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
 			c := harness.Case{Spec: harness.Spec{
-				Argv:    append([]string{harness.Tool(t, p.tool)}, fixtures(t, p.args)...),
+				Argv:    append([]string{need.Tool(t, p.tool)}, fixtures(t, p.args)...),
 				Stdin:   p.stdin,
 				Files:   p.files,
 				Timeout: p.timeout,
@@ -87,7 +88,7 @@ func TestPrograms(t *testing.T) {
 				c.Signal = 9
 			}
 			if p.name == "compile" {
-				harness.Tool(t, "gcc")
+				need.Tool(t, "gcc")
 			}
 			harness.Compare(t, c)
 		})

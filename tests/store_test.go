@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"xvrun/tests/harness"
+	"xvrun/tests/need"
 )
 
 // statsOf runs a program with a store and -stats, checks that it does what it does natively, and returns the counters.
@@ -49,7 +50,7 @@ func TestStore(t *testing.T) {
 		{"pie", []string{harness.Guest(t, "c/signals.c", harness.PIE)}},
 		{"nopie", []string{harness.Guest(t, "c/hello.c", harness.NoPIE)}},
 		{"go", []string{harness.Guest(t, "go/hello.go", harness.Static)}},
-		{"shell", []string{harness.Tool(t, "bash"), "-c", "for i in 1 2 3; do ls / >/dev/null; (echo $i); done | cat"}},
+		{"shell", []string{need.Tool(t, "bash"), "-c", "for i in 1 2 3; do ls / >/dev/null; (echo $i); done | cat"}},
 		{"python", []string{harness.Python(t)[0], "-c", "import json; print(json.dumps({'a': [1, 2, 3]}))"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

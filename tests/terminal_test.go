@@ -6,12 +6,13 @@ import (
 	"time"
 
 	"xvrun/tests/harness"
+	"xvrun/tests/need"
 )
 
 // openShell starts an interactive shell on a terminal, under xvrun.
 func openShell(t *testing.T, flags ...string) *harness.Terminal {
 	t.Helper()
-	bash := harness.Tool(t, "bash")
+	bash := need.Tool(t, "bash")
 	argv := harness.Command(t, bash, append([]string{"--norc", "--noprofile"}, append(flags, "-i")...)...)
 	term := harness.OpenTerminal(t, argv, "PS1=ready> ", "HISTFILE=")
 	term.Expect("ready> ")
@@ -199,7 +200,7 @@ func terminalEOF(t *testing.T) {
 // nativeShell starts a native interactive shell, for xvrun as one of its jobs.
 func nativeShell(t *testing.T) *harness.Terminal {
 	t.Helper()
-	term := harness.OpenTerminal(t, []string{harness.Tool(t, "bash"), "--norc", "--noprofile", "--noediting", "-i"}, "PS1=ready> ", "HISTFILE=")
+	term := harness.OpenTerminal(t, []string{need.Tool(t, "bash"), "--norc", "--noprofile", "--noediting", "-i"}, "PS1=ready> ", "HISTFILE=")
 	term.Expect("ready> ")
 	return term
 }
@@ -246,7 +247,7 @@ func terminalInterruptXvrun(t *testing.T) {
 		ask(term, "echo st$?", c.status)
 	}
 	// A guest that catches the signal gets it once.
-	term.Type(under(t, harness.Tool(t, "bash"), "-c", `trap "echo int" INT; echo go$((4+4)); for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1; done; echo end; exit 5`) + "\n")
+	term.Type(under(t, need.Tool(t, "bash"), "-c", `trap "echo int" INT; echo go$((4+4)); for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1; done; echo end; exit 5`) + "\n")
 	term.Expect("go8")
 	time.Sleep(100 * time.Millisecond)
 	term.Type("\x03")

@@ -19,16 +19,16 @@ const (
 	infinite    = ^uint64(0) // RLIM_INFINITY
 )
 
-// need is what xvrun takes of a resource itself.
-type need struct {
+// demand is what xvrun takes of a resource itself.
+type demand struct {
 	resource int
 	min      uint64
 	name     string
 }
 
-// needs are the resources of which xvrun takes more than a program may have. Package inherited sees to
+// demands are the resources of which xvrun takes more than a program may have. Package inherited sees to
 // those that the runtime needs before.
-var needs = []need{
+var demands = []demand{
 	{syscall.RLIMIT_NOFILE, 32, "open files (ulimit -n) is below 32"},
 	{syscall.RLIMIT_FSIZE, 9 << 30, "the file size (ulimit -f) is below 9 GiB, the size of the lookup tables"},
 	{syscall.RLIMIT_CPU, 1, "the processor time (ulimit -t) is 0"},
@@ -51,7 +51,7 @@ func limits() ([]xv.Limit, error) {
 	for _, r := range lifted {
 		restore(r)
 	}
-	for _, n := range needs {
+	for _, n := range demands {
 		if restore(n.resource) && raiseLimit(n.resource) < n.min {
 			return nil, fmt.Errorf("the hard limit of %s, which xvrun needs itself", n.name)
 		}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"xvrun/tests/need"
 )
 
 // looper tells when it is ready, and how signals reach it.
@@ -96,9 +98,7 @@ func TestTerminal(t *testing.T) {
 // TestJobControl has an interactive shell stop and continue xvrun, once as
 // the native parent of xvrun and once as the program under it.
 func TestJobControl(t *testing.T) {
-	if _, err := exec.LookPath("bash"); err != nil {
-		t.Skip(err)
-	}
+	need.Tool(t, "bash")
 	const job = `sh -c 'echo rea""dy; read line; echo "read" $line'` + "\n"
 	for _, c := range []struct {
 		name string
@@ -237,18 +237,18 @@ func openTerminal(t *testing.T, argv ...string) *terminal {
 	t.Helper()
 	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		t.Skipf("no terminals: %v", err)
+		need.Missing(t, "a terminal: "+err.Error())
 	}
 	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
-		t.Skipf("no terminals: %v", err)
+		need.Missing(t, "a terminal: "+err.Error())
 	}
 	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
 	if err != nil {
-		t.Skipf("no terminals: %v", err)
+		need.Missing(t, "a terminal: "+err.Error())
 	}
 	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
-		t.Skipf("no terminals: %v", err)
+		need.Missing(t, "a terminal: "+err.Error())
 	}
 	defer slave.Close()
 	tty := &terminal{master: os.NewFile(uintptr(fd), "ptmx"), cmd: exec.Command(argv[0], argv[1:]...), copied: make(chan struct{})}

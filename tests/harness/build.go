@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"xvrun/tests/need"
 )
 
 // Kind is the way in which a guest is linked.
@@ -55,7 +57,7 @@ func Guest(t testing.TB, src string, kind Kind, flags ...string) string {
 func BuildFile(t testing.TB, src string, kind Kind, flags ...string) string {
 	t.Helper()
 	argv := compiler(src, kind)
-	Tool(t, argv[0])
+	need.Tool(t, argv[0])
 
 	key := buildKey{src, kind, strings.Join(flags, " ")}
 	buildsMu.Lock()

@@ -20,6 +20,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"xvrun/tests/need"
 )
 
 // Soak is the -soak flag: run the long tests too.
@@ -146,28 +148,6 @@ func NeedSoak(t testing.TB) {
 	}
 }
 
-// Tool returns the path of a program; if there is none, the test is skipped,
-// or fails in CI.
-func Tool(t testing.TB, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		Missing(t, name)
-	}
-	return path
-}
-
-// Missing ends a test for the lack of something that the machine should have:
-// a skip on a developer's machine, a failure in CI, so that CI never passes by
-// running less.
-func Missing(t testing.TB, what string) {
-	t.Helper()
-	if os.Getenv("CI") != "" {
-		t.Fatalf("%s is missing", what)
-	}
-	t.Skipf("%s is missing", what)
-}
-
 // Python returns the real interpreters of the machine: the one that python3
 // resolves to (not a version manager's shell script) and the distribution's.
 func Python(t testing.TB) []string {
@@ -184,7 +164,7 @@ func Python(t testing.TB) []string {
 		}
 	}
 	if len(found) == 0 {
-		Missing(t, "python3")
+		need.Missing(t, "python3")
 	}
 	return found
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 	"unsafe"
+
+	"xvrun/tests/need"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -53,7 +55,7 @@ func OpenTerminal(t testing.TB, argv []string, env ...string) *Terminal {
 	)
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
-		Missing(t, "/dev/ptmx")
+		need.Missing(t, "/dev/ptmx")
 	}
 	var unlock, n int32
 	if err := ioctl(master, tiocsptlck, unsafe.Pointer(&unlock)); err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"xvrun/tests/harness"
+	"xvrun/tests/need"
 )
 
 // goPackage is a package of Go's standard library and which of its tests run.
@@ -42,7 +43,7 @@ var goPackages = []goPackage{
 
 // TestGo builds the tests of packages of Go's standard library and compares what each test says.
 func TestGo(t *testing.T) {
-	harness.Tool(t, "go")
+	need.Tool(t, "go")
 	root, cache := goEnv(t, "GOROOT"), goEnv(t, "GOCACHE")
 	var parts []part
 	for _, p := range goPackages {

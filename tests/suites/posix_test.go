@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"xvrun/tests/harness"
+	"xvrun/tests/need"
 )
 
 // TestPosix runs the conformance tests of the Open POSIX Test Suite, one program each. XV_POSIXTESTSUITE names the
@@ -20,9 +21,9 @@ import (
 func TestPosix(t *testing.T) {
 	top := os.Getenv("XV_POSIXTESTSUITE")
 	if top == "" {
-		harness.Missing(t, "XV_POSIXTESTSUITE, the folder with the Open POSIX Test Suite,")
+		need.Missing(t, "XV_POSIXTESTSUITE, the folder with the Open POSIX Test Suite,")
 	}
-	harness.Tool(t, "gcc")
+	need.Tool(t, "gcc")
 	limit, every := 20*time.Second, 4
 	if *harness.Soak {
 		limit, every = time.Minute, 1

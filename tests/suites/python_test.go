@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"xvrun/tests/harness"
+	"xvrun/tests/need"
 )
 
 // pythonModule is a module of Python's own tests.
@@ -43,7 +44,7 @@ var pythonModules = []pythonModule{
 func TestPython(t *testing.T) {
 	const python = "/usr/bin/python3"
 	if err := exec.Command(python, "-c", "import test.test_re").Run(); err != nil {
-		harness.Missing(t, "the test suite of "+python)
+		need.Missing(t, "the test suite of "+python)
 	}
 	var parts []part
 	for _, m := range pythonModules {

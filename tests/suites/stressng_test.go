@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"xvrun/tests/harness"
+	"xvrun/tests/need"
 )
 
 // Stressors of stress-ng that verify what they do and leave the machine as it is. Those in stressors run always,
@@ -31,7 +32,7 @@ const (
 
 // TestStressNG runs stressors of stress-ng for a second each, with verification.
 func TestStressNG(t *testing.T) {
-	tool := harness.Tool(t, "stress-ng")
+	tool := need.Tool(t, "stress-ng")
 	names := strings.Fields(stressors)
 	if *harness.Soak {
 		names = append(names, strings.Fields(moreStressors)...)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"xvrun/tests/need"
 	"xvrun/xv/agent/abi"
 	"xvrun/xv/translate"
 	"xvrun/xv/x86"
@@ -16,12 +17,7 @@ import (
 // TestGenerated assembles the agent again: the committed code must be that of the source.
 func TestGenerated(t *testing.T) {
 	for _, tool := range []string{"as", "ld", "objdump", "go"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatal(err)
-			}
-			t.Skip(err)
-		}
+		need.Tool(t, tool)
 	}
 	dir := t.TempDir()
 	asm, err := filepath.Abs("asm")

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"xvrun/tests/need"
 	"xvrun/xv/x86"
 )
 
@@ -17,7 +18,7 @@ func bench(b *testing.B) (im *image, regions []Region, instrs int) {
 		}
 	}
 	if im == nil {
-		b.Skip("no C library")
+		need.Missing(b, "the C library")
 	}
 	var buf Buffer
 	for _, e := range im.entries {

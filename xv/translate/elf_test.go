@@ -24,7 +24,7 @@ func loadImage(tb testing.TB, path string, bias uint64) *image {
 	tb.Helper()
 	f, err := elf.Open(path)
 	if err != nil {
-		tb.Skip(err)
+		tb.Fatal(err)
 	}
 	defer f.Close()
 	im := new(image)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"xvrun/tests/need"
 	"xvrun/xv/x86"
 )
 
@@ -26,14 +27,14 @@ func TestExecute(t *testing.T) {
 func execute(t *testing.T, bias uint64, checked bool, flags ...string) {
 	dir := t.TempDir()
 	guest := filepath.Join(dir, "guest")
-	out, err := exec.Command("gcc", append(flags, "-O2", "-mfsgsbase", "-o", guest, "testdata/guest.c")...).CombinedOutput()
+	out, err := exec.Command(need.Tool(t, "gcc"), append(flags, "-O2", "-mfsgsbase", "-o", guest, "testdata/guest.c")...).CombinedOutput()
 	if err != nil {
-		t.Skipf("%v: %s", err, out)
+		t.Fatalf("%v: %s", err, out)
 	}
 	native := exec.Command(guest)
 	want, err := native.Output()
 	if err != nil && native.ProcessState.ExitCode() < 0 {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	a := ahead{t: t, bias: bias, checked: checked, image: loadImage(t, guest, bias), blocks: map[uint64]uint32{}, entries: map[uint64]uint32{}, insts: map[uint64]uint32{}, returns: map[uint64]uint32{}}
 	a.translate(guest)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"xvrun/tests/need"
 	"xvrun/xv/x86"
 )
 
@@ -115,9 +116,7 @@ func TestRewrite(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a minute")
 	}
-	if _, err := exec.LookPath("objdump"); err != nil {
-		t.Skip(err)
-	}
+	need.Tool(t, "objdump")
 	rip := func(reg byte) []byte { return []byte{0x05 | reg<<3, 0x80, 0, 0, 0} }
 	sib := func(reg byte) []byte { return []byte{0x84 | reg<<3, 0xbe, 0x78, 0x56, 0x34, 0x12} }
 	ripText := regexp.MustCompile(`(ds:|fs:|gs:)?\[[re]ip\+0x80\]`)

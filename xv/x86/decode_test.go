@@ -227,16 +227,16 @@ func FuzzDecode(f *testing.F) {
 func text(t testing.TB) []byte {
 	file, err := os.Executable()
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	f, err := elf.Open(file)
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	defer f.Close()
 	s := f.Section(".text")
 	if s == nil {
-		t.Skip("no .text")
+		t.Fatal("no .text")
 	}
 	b, err := s.Data()
 	if err != nil {

@@ -1,9 +1,10 @@
 package x86
 
 import (
-	"os/exec"
 	"strings"
 	"testing"
+
+	"xvrun/tests/need"
 )
 
 func TestRCX(t *testing.T) {
@@ -221,9 +222,7 @@ func consistent(l *line, in *Inst) string {
 }
 
 func TestLivenessText(t *testing.T) {
-	if _, err := exec.LookPath("objdump"); err != nil {
-		t.Skip("no objdump")
-	}
+	need.Tool(t, "objdump")
 	found, n := 0, 0
 	for _, file := range sampleELF(t) {
 		limit := 100_000

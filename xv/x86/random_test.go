@@ -4,9 +4,10 @@ import (
 	"bytes"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"xvrun/tests/need"
 )
 
 // randomCode fills n slots of 32 bytes: random bytes behind a start that leads into one of the opcode maps, then nops, so that
@@ -35,9 +36,7 @@ func randomCode(r *rand.Rand, n int) []byte {
 
 // TestRandom compares with objdump over random bytes.
 func TestRandom(t *testing.T) {
-	if _, err := exec.LookPath("objdump"); err != nil {
-		t.Skip("no objdump")
-	}
+	need.Tool(t, "objdump")
 	slots := 100_000
 	if *full {
 		slots = 1_000_000

@@ -8,12 +8,13 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
 	"testing"
+
+	"xvrun/tests/need"
 )
 
 var full = flag.Bool("full", false, "compare with objdump over all ELF files of the system")
@@ -211,9 +212,7 @@ func isELF(file string) bool {
 // 911,322 encodings: none that executed is ErrInvalid, and the lengths of those with ModRM that ran to the next
 // instruction agree.
 func TestObjdump(t *testing.T) {
-	if _, err := exec.LookPath("objdump"); err != nil {
-		t.Skip("no objdump")
-	}
+	need.Tool(t, "objdump")
 	var files []string
 	limit := 300_000
 	if *full {
@@ -294,7 +293,7 @@ func sampleELF(t *testing.T) (files []string) {
 		}
 	}
 	if len(files) < 3 {
-		t.Skip("few ELF files to compare")
+		need.Missing(t, "a third ELF file to compare")
 	}
 	return files
 }
