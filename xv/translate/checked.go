@@ -13,7 +13,7 @@ import (
 //	movups xmm0,[word+16]          ; all ones while the code may be executed
 //	movups xmm1,[code]             ; for each 16 bytes that hold some of the original code
 //	pcmpeqb xmm1,[what they were]
-//	por xmm1,[mask]                ; of bytes that are not compared, if there are any
+//	por xmm1,[mask]                ; of bytes that are not compared, if there are any of these 16
 //	pand xmm0,xmm1
 //	...
 //	pmovmskb ecx,xmm0
@@ -42,8 +42,9 @@ func endsChecked(k kind, in *x86.Inst) bool {
 	return true
 }
 
-// Bytes of a checked region, at most: its last instruction may begin at the last of MaxChecked.
-const MaxChecked = 128
+// Bytes of a checked region, at most: its last instruction may begin at the last of MaxChecked. What a check takes besides the
+// comparison is worth that of 50 bytes.
+const MaxChecked = 192
 
 // loose is the part of an instruction that is loaded from the original code when it runs.
 type loose struct {
@@ -149,9 +150,14 @@ func (r *Region) vectorsAt(n int) (lo uint64, count int) {
 	return lo, int(r.Entry+uint64(n)-lo+vector-1) / vector
 }
 
-// patterns emits what the check compares the code with, in vectors: the code, and a mask of the bytes that are not compared.
-// It returns the address of the first vector of each; that of the mask is 0 if all bytes are.
-func (b *Buffer) patterns(code []byte) (was, mask uint32) {
+// patterns are vectors that a check compares the code with, in the fragment.
+type patterns struct {
+	was   uint32   // address of the first vector of the code
+	masks []uint32 // for each of these, the address of the mask of its bytes that are not compared; 0: all are
+}
+
+// patterns emits the patterns of a region with this code.
+func (b *Buffer) patterns(code []byte) patterns {
 	lo, count := b.region.vectorsAt(len(code))
 	at := int(b.region.Entry - lo)
 	bytes, open := make([]byte, vector*count), make([]byte, vector*count)
@@ -160,11 +166,13 @@ func (b *Buffer) patterns(code []byte) (was, mask uint32) {
 		open[i] = 0xff
 	}
 	b.region.fixed(code, func(off, n int) { clear(open[at+off : at+off+n]) })
-	was = b.vectors(bytes)
-	if slices.Contains(open, 0xff) {
-		mask = b.vectors(open)
+	p := patterns{was: b.vectors(bytes), masks: make([]uint32, count)}
+	for i := range p.masks {
+		if mask := open[vector*i : vector*(i+1)]; slices.Contains(mask, 0xff) {
+			p.masks[i] = b.vectors(mask)
+		}
 	}
-	return was, mask
+	return p
 }
 
 // vectors emits vectors and returns the address of the first.
@@ -177,12 +185,12 @@ func (b *Buffer) vectors(data []byte) uint32 {
 	return first
 }
 
-// check emits the check before the first block; was and mask are what patterns returned.
-func (b *Buffer) check(was, mask uint32) {
+// check emits the check before the first block.
+func (b *Buffer) check(p patterns) {
 	b.pin()
 	state := Recovery{RIP: b.region.Entry, RCXFromS: true}
 	b.stop(state)
-	b.compare(int(b.region.Blocks[0].Len), was, mask)
+	b.compare(int(b.region.Blocks[0].Len), p)
 	b.mark(state)
 	b.lit("\xe3") // jrcxz same
 	same := b.n
@@ -207,7 +215,7 @@ func (b *Buffer) check(was, mask uint32) {
 }
 
 // compare leaves zero in ecx if n bytes of code are as they were and may be executed.
-func (b *Buffer) compare(n int, was, mask uint32) {
+func (b *Buffer) compare(n int, p patterns) {
 	state := Recovery{RIP: b.region.Entry, RCXFromS: true}
 	at := func() {
 		b.grow()
@@ -239,11 +247,11 @@ func (b *Buffer) compare(n int, was, mask uint32) {
 		}
 		at()
 		b.lit("\x66\x0f\x74\x0c\x25") // pcmpeqb xmm1,[disp32]
-		b.put4(was + uint32(vector*i))
-		if mask != 0 {
+		b.put4(p.was + uint32(vector*i))
+		if mask := p.masks[i]; mask != 0 {
 			at()
 			b.lit("\x66\x0f\xeb\x0c\x25") // por xmm1,[disp32]
-			b.put4(mask + uint32(vector*i))
+			b.put4(mask)
 		}
 		at()
 		b.lit("\x66\x0f\xdb\xc1") // pand xmm0,xmm1

@@ -49,7 +49,7 @@ func TestCheckedEnd(t *testing.T) {
 		{"cmp with memory", "\x39\x07\x90\xc3", 4},
 		{"int3", "\xcc\x90", 1},
 		{"long", string(make([]byte, 40)) + "\xc3", 2}, // add [rax],al
-		{"nops", string(slices.Repeat([]byte{0x90}, 200)), MaxChecked},
+		{"nops", string(slices.Repeat([]byte{0x90}, MaxChecked+20)), MaxChecked},
 	} {
 		reg, f, _ := checkedAt(t, c.code+string(slices.Repeat([]byte{0x90}, 16)), 0x200000, nil, nil)
 		if len(reg.Blocks) != 1 || int(reg.Blocks[0].Len) != c.len {

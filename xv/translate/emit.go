@@ -115,9 +115,9 @@ func (b *Buffer) emitBlock(src Source, i int) error {
 		return fmt.Errorf("%w at %#x", ErrChanged, blk.Addr)
 	}
 	b.grow()
-	var was, mask uint32
+	var compared patterns
 	if b.region.Checked {
-		was, mask = b.patterns(b.src[:n])
+		compared = b.patterns(b.src[:n])
 		b.grow()
 	}
 	if blk.Addr == b.region.Entry {
@@ -128,7 +128,7 @@ func (b *Buffer) emitBlock(src Source, i int) error {
 	b.entries = append(b.entries, Entry{blk.Addr, uint32(b.n)})
 	b.block, b.used, b.last, b.stale, b.away = i, 0, -1, blk.stale(), blk.away()
 	if b.region.Checked {
-		b.check(was, mask)
+		b.check(compared)
 	}
 	k := kindCopy
 	for at := 0; at < n; {

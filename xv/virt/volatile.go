@@ -39,6 +39,10 @@ const fuel = 1 << 14
 // maxNeed bounds pageUse.need: a trap is nothing against so many samples.
 const maxNeed = 1 << 10
 
+// maxWeight bounds how many samples a thread takes at once: it gets so many times the fuel, as there is no need to look more often
+// at code that is far from settling. Code that becomes hot elsewhere is seen after some milliseconds then.
+const maxWeight = 64
+
 func newVolatileCode() volatileCode {
 	return volatileCode{settled: map[uint64]bool{}, heat: map[uint64]pageUse{}}
 }
@@ -111,25 +115,26 @@ func (v *volatileCode) written(page uint64) {
 	}
 }
 
-// sample notes that code of a page is executed much, and reports whether the page has settled now.
-func (v *volatileCode) sample(page uint64, alone bool) bool {
+// sample notes that code of a page is executed much, by weight samples. It reports whether the page has settled now, or how many
+// samples it is short of that.
+func (v *volatileCode) sample(page uint64, weight int, alone bool) (settled bool, short int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if _, ok := v.ranges.find(page); !ok || v.settled[page] {
-		return false
+		return false, 1
 	}
 	if _, ok := v.shared.find(page); ok && !alone {
-		return false
+		return false, maxNeed
 	}
 	use := v.heat[page]
-	use.samples++
+	use.samples += weight
 	use.need = max(use.need, 1)
 	if use.samples >= use.need {
 		use.samples = 0
 		v.settled[page] = true
 	}
 	v.heat[page] = use
-	return v.settled[page]
+	return v.settled[page], use.need - use.samples
 }
 
 // unsettleShared makes the pages volatile that another process will be able to change, and calls drop for them.
@@ -150,25 +155,36 @@ const stackReach = 1 << 18
 
 // sampled is told the exit stub by which th, with this stack pointer, has left checked code because its fuel is used up.
 func (th *thread) sampled(stub uint32, sp uint64) {
-	th.ctx.setU32(abi.Fuel, fuel)
+	short := th.sampledAt(stub, sp, max(th.weight, 1))
+	th.weight = max(min(short/4, maxWeight), 1)
+	th.ctx.setU32(abi.Fuel, uint32(fuel*th.weight))
+}
+
+// sampledAt counts what sampled is told as weight samples. It returns how many samples the page is short of settling.
+func (th *thread) sampledAt(stub uint32, sp uint64, weight int) (short int) {
 	as := th.p.as
 	c := as.enter()
 	defer as.exit()
 	addr, ok := c.space.CheckAt(stub)
 	page := addr &^ (pageSize - 1)
-	if !ok || page+stackReach > sp && page < sp+stackReach {
-		return
+	if !ok {
+		return 1
+	}
+	if page+stackReach > sp && page < sp+stackReach {
+		return maxNeed
 	}
 	if cr, ok := as.executable(page); ok && cr.prot&unix.PROT_WRITE != 0 {
 		// The page may become read-only.
 		as.guard(page)
 		if as.inUse(page) {
-			return
+			return 1
 		}
 	}
-	if c.volatile.sample(page, len(th.p.s.alive()) == 1) {
+	settled, short := c.volatile.sample(page, weight, len(th.p.s.alive()) == 1)
+	if settled {
 		c.space.Invalidate(page, page+pageSize)
 	}
+	return short
 }
 
 // volatileRecord is volatileCode in the record of a handover.

@@ -10,7 +10,11 @@ import (
 func TestVolatileCode(t *testing.T) {
 	v := newVolatileCode()
 	const page, next, shared = 0x10000, 0x11000, 0x40000
-	if v.contains(page) || v.sample(page, true) {
+	sample := func(page uint64, alone bool) bool {
+		settled, _ := v.sample(page, 1, alone)
+		return settled
+	}
+	if v.contains(page) || sample(page, true) {
 		t.Error("what nobody added is volatile")
 	}
 	v.add(page, page+2*pageSize, false)
@@ -27,31 +31,34 @@ func TestVolatileCode(t *testing.T) {
 	// Each write doubles how often a page must be seen.
 	for need := 1; need <= 8; need *= 2 {
 		for i := 1; i <= need; i++ {
-			if got := v.sample(page, true); got != (i == need) {
+			if got := sample(page, true); got != (i == need) {
 				t.Errorf("settled after %d of %d samples: %v", i, need, got)
 			}
 		}
-		if v.contains(page) || !v.contains(next) || v.sample(page, true) {
+		if v.contains(page) || !v.contains(next) || sample(page, true) {
 			t.Error("a settled page is volatile")
 		}
 		v.written(page)
 		v.written(page) // by another thread
 	}
+	if settled, short := v.sample(page, 10, true); settled || short != 6 {
+		t.Errorf("10 of 16 samples at once: settled %v, %d short", settled, short)
+	}
 	for range 20 {
 		for range maxNeed {
-			v.sample(page, true)
+			sample(page, true)
 		}
 		if v.contains(page) {
 			t.Fatalf("not settled after %d samples", maxNeed)
 		}
 		v.written(page)
 	}
-	if v.sample(shared, false) || !v.sample(shared, true) {
+	if sample(shared, false) || !sample(shared, true) {
 		t.Error("shared memory settles when others can write it, or not at all")
 	}
 	c := v.clone()
 	var dropped []uint64
-	v.sample(next, true)
+	sample(next, true)
 	v.unsettleShared(func(page uint64) { dropped = append(dropped, page) })
 	if !slices.Equal(dropped, []uint64{shared}) || !v.contains(shared) || v.contains(next) {
 		t.Errorf("unsettled %#x", dropped)
@@ -61,7 +68,7 @@ func TestVolatileCode(t *testing.T) {
 	}
 	v.remove(page, page+2*pageSize)
 	v.add(page, page+2*pageSize, false)
-	if !v.contains(next) || !v.sample(page, true) {
+	if !v.contains(next) || !sample(page, true) {
 		t.Error("new memory has the history of the old")
 	}
 }
