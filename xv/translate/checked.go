@@ -11,6 +11,7 @@ import (
 //
 //	movups gs:[V],xmm0 ; movups gs:[V+16],xmm1
 //	movups xmm0,[word+16]          ; all ones while the code may be executed
+//	mov rcx,what they were
 //	movups xmm1,[code]             ; for each 16 bytes that hold some of the original code
 //	pcmpeqb xmm1,[what they were]
 //	por xmm1,[mask]                ; of bytes that are not compared, if there are any of these 16
@@ -144,6 +145,9 @@ func (r *Region) fixed(code []byte, f func(off, n int)) {
 // vector is the size of what one vector register compares.
 const vector = 16
 
+// vectorBias is where the base of an 8-bit displacement points in the vectors, of which a check has at most 16.
+const vectorBias = 128
+
 // vectorsAt returns the address of the first vector that holds code of the region, which has n bytes, and how many there are.
 func (r *Region) vectorsAt(n int) (lo uint64, count int) {
 	lo = r.Entry &^ (vector - 1)
@@ -231,23 +235,32 @@ func (b *Buffer) compare(n int, p patterns) {
 	b.put4(b.region.Word + vector)
 	state.Vectors = true
 	lo, count := b.region.vectorsAt(n)
+	// One of the two operands is short, with rcx as its base: which, depends on where the code is.
 	far := !near(lo + uint64(vector*count))
+	base := uint64(p.was)
 	if far {
-		at()
-		b.movImm(rcx, lo)
+		base = lo
 	}
+	at()
+	b.movImm(rcx, base+vectorBias)
 	for i := range count {
+		off := uint32(vector * i)
 		at()
 		if far {
-			b.lit("\x0f\x10\x89") // movups xmm1,[rcx+disp32]
-			b.put4(uint32(vector * i))
+			b.lit("\x0f\x10\x49") // movups xmm1,[rcx+disp8]
+			b.put1(byte(off - vectorBias))
 		} else {
 			b.lit("\x0f\x10\x0c\x25") // movups xmm1,[disp32]
-			b.put4(uint32(lo) + uint32(vector*i))
+			b.put4(uint32(lo) + off)
 		}
 		at()
-		b.lit("\x66\x0f\x74\x0c\x25") // pcmpeqb xmm1,[disp32]
-		b.put4(p.was + uint32(vector*i))
+		if far {
+			b.lit("\x66\x0f\x74\x0c\x25") // pcmpeqb xmm1,[disp32]
+			b.put4(p.was + off)
+		} else {
+			b.lit("\x66\x0f\x74\x49") // pcmpeqb xmm1,[rcx+disp8]
+			b.put1(byte(off - vectorBias))
+		}
 		if mask := p.masks[i]; mask != 0 {
 			at()
 			b.lit("\x66\x0f\xeb\x0c\x25") // por xmm1,[disp32]

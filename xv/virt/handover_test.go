@@ -21,7 +21,7 @@ func TestRecordComplete(t *testing.T) {
 		{Config{}, "Trace CacheSize StoreDir", "Path Argv Env Dir Files Ignored Limits Setpgid Warn"},
 		{process{}, "pid pidfd undumpable limits threads as actions", "s parent dead executing confining ignoredSet"},
 		{thread{}, "slot tid alt resuming waits away passed held op trap arrived skipStep confined",
-			"p ctx dead left server looked answered parked busy zeroed target kicked kicking raising undo starting attempting"},
+			"p ctx dead left server looked answered parked busy zeroed target kicked kicking weight raising undo starting attempting"},
 		{addressSpace{}, "code ranges protected aliases guardLo guardHi files readExec lockNew mdwe unpassed nearNext", "s mu closed unmapped rangesMu users"},
 		{codeSpace{}, "upper far warm volatile", "s cache tables farMu space users generation asked"},
 		{signalStack{}, "sp flags size", ""},
