@@ -46,7 +46,7 @@ var fromTerminal = []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIG
 // program. Call follow when the program runs.
 func newMirror(cmd *xv.Cmd) *mirror {
 	m := &mirror{cmd: cmd, signals: make(chan os.Signal, 64), armed: make(chan struct{})}
-	cmd.OnStop = stopSelf
+	cmd.OnStop = m.stopSelf
 	if sid, _, _ := syscall.RawSyscall(syscall.SYS_GETSID, 0, 0, 0); int(sid) == syscall.Getpid() {
 		m.leads = hasTerminal()
 	}
@@ -80,7 +80,7 @@ func (m *mirror) arm() {
 		}
 	}
 	signal.Notify(m.signals, list...)
-	for _, s := range fromTerminal {
+	for _, s := range append(fromTerminal, syscall.SIGCONT) {
 		noteOrigin(s)
 	}
 }
@@ -191,14 +191,41 @@ func setAction(sig syscall.Signal, act, old *sigaction) error {
 
 // stopSelf stops xvrun as the program was stopped, so that a shell sees the
 // same status, and returns when xvrun was continued.
-func stopSelf(sig syscall.Signal) {
+//
+// The terminal has sent the signal to xvrun as well. While the action is the
+// default one that may stop xvrun before raise does, which must not stop it
+// again when it was continued. And raise has been seen to stop nothing, on a
+// loaded machine: then the program would be stopped without its shell knowing.
+func (m *mirror) stopSelf(sig syscall.Signal) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	atomic.StoreInt32(&origins[syscall.SIGCONT], noOrigin)
 	var old sigaction
 	restore := sig != syscall.SIGSTOP && setAction(sig, &sigaction{handler: sigDfl}, &old) == nil
-	raise(sig)
+	for try := 0; try < stopTries && !m.continued(try); try++ {
+		raise(sig)
+	}
 	if restore {
 		setAction(sig, &old, nil)
+	}
+}
+
+// stopTries is how often stopSelf raises the signal; stopWait is how long it may
+// take until another thread has noted the SIGCONT that let this one go on, for each.
+const (
+	stopTries = 3
+	stopWait  = 5 * time.Millisecond
+)
+
+// continued reports whether xvrun or the program was continued since origins[SIGCONT] was cleared.
+func (m *mirror) continued(raised int) bool {
+	for end := time.Now().Add(time.Duration(raised) * stopWait); ; time.Sleep(time.Millisecond) {
+		if atomic.LoadInt32(&origins[syscall.SIGCONT]) != noOrigin || !stopped(m.cmd.Process.Pid) {
+			return true
+		}
+		if !time.Now().Before(end) {
+			return false
+		}
 	}
 }
 
