@@ -102,6 +102,7 @@ type Cmd struct {
 	// program has ended, or the context is done. 0: without bound.
 	WaitDelay time.Duration
 
+	faults   []faultHandler
 	ctx      context.Context
 	stdio    stdio
 	exited   chan struct{} // closed when the program has ended
@@ -193,6 +194,7 @@ func (c *Cmd) Start() error {
 		Path: c.Path, Argv: argv, Env: c.Environ(), Dir: c.Dir, Files: files,
 		Trace: c.Trace, Warn: c.OnWarning, CacheSize: c.Options.CacheSize, StoreDir: c.Options.StoreDir,
 		Ignored: c.Ignore, Limits: c.Limits, Setpgid: c.Setpgid,
+		OnFault: c.faultHandler(),
 	})
 	if err != nil {
 		c.stdio.closeAll()

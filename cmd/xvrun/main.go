@@ -18,6 +18,7 @@ import (
 
 	"xvrun/loader"
 	"xvrun/xv"
+	"xvrun/xv/trap"
 )
 
 // exitOwn is the exit status of xvrun's own failures.
@@ -29,10 +30,13 @@ usage: xvrun [flags] [--] program [argument ...]
 
 flags:
   -v         trace translation and system calls, on standard error
+  -trap-print
+             print the registers at each fault of the program (SIGSEGV, SIGBUS,
+             SIGILL, SIGFPE, SIGTRAP), on standard error; then it takes its course
   -stats     print counters when the program has ended, on standard error
   -store DIR keep translations in DIR for later runs, "" for nowhere (default:
              xvrun in $XDG_CACHE_HOME or ~/.cache)
-  -o FILE    write the trace and the counters to FILE instead
+  -o FILE    write the trace, the faults and the counters to FILE instead
   -version   print the version
   -h         print this text
 
@@ -40,6 +44,7 @@ examples:
   xvrun ls -l /
   xvrun -stats python3 -c 'print(sum(range(1000)))'
   xvrun -v -o trace.txt ./program
+  xvrun -trap-print ./program
   xvrun -- ./-odd-name
 
 The exit status is the program's; if a signal kills the program, xvrun dies by
@@ -53,9 +58,9 @@ program and all that it started die.
 
 // options are what the command line asks for.
 type options struct {
-	verbose, stats, version, help bool
-	output, store                 string
-	program                       []string
+	verbose, stats, trapPrint, version, help bool
+	output, store                            string
+	program                                  []string
 }
 
 func parse(args []string) (*options, error) {
@@ -65,6 +70,7 @@ func parse(args []string) (*options, error) {
 	f.Usage = func() {}
 	f.BoolVar(&o.verbose, "v", false, "")
 	f.BoolVar(&o.stats, "stats", false, "")
+	f.BoolVar(&o.trapPrint, "trap-print", false, "")
 	f.BoolVar(&o.version, "version", false, "")
 	f.StringVar(&o.output, "o", "", "")
 	f.StringVar(&o.store, "store", defaultStore(), "")
@@ -75,8 +81,8 @@ func parse(args []string) (*options, error) {
 		o.help = true
 	case err != nil:
 		return nil, fmt.Errorf("%w (xvrun -h explains)", err)
-	case o.output != "" && !o.verbose && !o.stats:
-		return nil, errors.New("-o without -v or -stats has nothing to write")
+	case o.output != "" && !o.verbose && !o.stats && !o.trapPrint:
+		return nil, errors.New("-o without -v, -trap-print or -stats has nothing to write")
 	case !o.version && len(o.program) == 0:
 		return nil, errors.New("no program given (xvrun -h explains)")
 	}
@@ -148,6 +154,12 @@ func run(args []string) (end outcome) {
 	cmd.OnWarning = func(text string) { fmt.Fprintf(os.Stderr, "xvrun: warning: %s\n", text) }
 	if o.verbose {
 		cmd.Trace = report
+	}
+	if o.trapPrint {
+		cmd.OnFault(trap.Filter{}, func(c *trap.Context) trap.Action {
+			io.WriteString(report, c.String()) // one write: blocks of several threads don't mix
+			return trap.Deliver
+		})
 	}
 	m := newMirror(cmd)
 	if err := cmd.Start(); err != nil {

@@ -15,6 +15,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"xvrun/xv/trap"
 )
 
 // Config says what to run.
@@ -31,6 +33,9 @@ type Config struct {
 	Ignored   []syscall.Signal // signals that the first process ignores
 	Limits    []Limit          // of the first process, where they aren't the caller's
 	Setpgid   bool             // the first process leads a process group of its own
+
+	// OnFault is called at each fault of the guest, by several goroutines at a time; nil: not.
+	OnFault func(*trap.Context) trap.Action
 }
 
 // Limit is a resource limit (getrlimit(2)).

@@ -20,6 +20,13 @@ type event struct {
 
 func (ev *event) sig() int { return int(ev.info.signo()) }
 
+// locate makes the address of a fault that is one of an instruction the original one.
+func (ev *event) locate() {
+	if sig := unix.Signal(ev.sig()); sig == unix.SIGILL || sig == unix.SIGFPE || sig == unix.SIGTRAP && ev.info.code() < siKernel {
+		binary.LittleEndian.PutUint64(ev.info[16:], ev.regs.rip)
+	}
+}
+
 // trapWords are the words of struct sigcontext that tell of the last fault of a thread. Other signals
 // show them too.
 type trapWords struct {
@@ -47,6 +54,12 @@ func (th *thread) deliver(f frame, ev event) {
 	if sig < 1 || sig > 64 {
 		th.returnTo(f, ev.regs)
 		return
+	}
+	if ev.fault {
+		ev.locate()
+		if th.hostTakes(f, &ev) {
+			return
+		}
 	}
 	mask := th.guestMask()
 	if ev.inCall {
@@ -186,9 +199,6 @@ func (th *thread) guestFrame(f frame, ev *event, act action, addr, xAddr uint64,
 		th.trap.trap, th.trap.err = f.reg(frTrap), f.reg(frErr)
 		if th.trap.trap == trapPF {
 			th.trap.cr2 = f.reg(frCR2)
-		}
-		if sig := unix.Signal(ev.sig()); sig == unix.SIGILL || sig == unix.SIGFPE || sig == unix.SIGTRAP && ev.info.code() < siKernel {
-			binary.LittleEndian.PutUint64(ev.info[16:], ev.regs.rip)
 		}
 	}
 	g.setReg(frTrap, th.trap.trap)

@@ -137,6 +137,16 @@ func (th *thread) xstate(f frame) ([]byte, error) {
 	return append([]byte(nil), area[:size]...), nil
 }
 
+// storeXState gives the frame extended state that xstate returned, and that was changed since.
+func (th *thread) storeXState(f frame, x []byte) error {
+	ptr := f.reg(frFPState)
+	off := ptr - f.addr
+	if ptr == 0 || off < frameSize || off > uint64(len(f.mem)) || copy(f.mem[off:], x) < len(x) {
+		return fmt.Errorf("process %d: extended state at %#x: the guest damaged its thread context", th.p.pid, ptr)
+	}
+	return nil
+}
+
 // resetXState gives the extended state in the frame the values that a handler starts with: the kernel
 // clears the registers when it calls one.
 func (f frame) resetXState() {

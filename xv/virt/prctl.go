@@ -11,6 +11,8 @@ import (
 // Codes of arch_prctl(2).
 const (
 	archSetGS       = 0x1001
+	archSetFS       = 0x1002
+	archGetFS       = 0x1003
 	archGetGS       = 0x1004
 	archMapVDSOX32  = 0x2001
 	archMapVDSO64   = 0x2003

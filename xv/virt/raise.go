@@ -24,7 +24,8 @@ const (
 
 	pfPresent   = 1
 	pfWrite     = 1 << 1
-	pfUserFetch = 1<<2 | 1<<4
+	pfFetch     = 1 << 4
+	pfUserFetch = 1<<2 | pfFetch
 )
 
 // protection is a general protection fault: SIGSEGV, by the kernel, without an address.
