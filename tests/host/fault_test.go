@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/cpu"
 
 	"xvrun/tests/harness"
+	"xvrun/tests/need"
 	"xvrun/xv/trap"
 )
 
@@ -96,7 +97,7 @@ func TestFaultKill(t *testing.T) {
 func TestFaultVectors(t *testing.T) {
 	t.Parallel()
 	if !cpu.X86.HasAVX {
-		harness.Missing(t, "a processor with AVX")
+		need.Missing(t, "a processor with AVX")
 	}
 	cmd, out := guest(t, "c/faulting.c", "vector")
 	cmd.OnFault(trap.Filter{Signals: []syscall.Signal{syscall.SIGILL}}, func(c *trap.Context) trap.Action {
