@@ -57,8 +57,8 @@ func (p *Process) follow() {
 	p.state, p.err = &ProcessState{pid: p.Pid, status: st.WaitStatus, usage: st.Rusage}, err
 	close(p.ended)
 	p.s.WaitAll()
+	close(p.gone) // a program that ends now need not wait for what follows
 	p.close()
-	close(p.gone)
 }
 
 // Wait waits for the first process to end. The error tells that the guest

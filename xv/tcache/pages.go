@@ -1,5 +1,11 @@
 package tcache
 
+import (
+	"slices"
+
+	"xvrun/xv/translate"
+)
+
 const (
 	pageSize = 4096
 	pageMask = pageSize - 1
@@ -82,7 +88,8 @@ func (s *Space) pagesIn(lo, hi uint64, f func(pg *page)) {
 	}
 }
 
-// isBlock reports whether a block of a live region starts at orig. Discovery asks it of every instruction.
+// isBlock reports whether a block of a live region starts at orig, or one of its inner instructions. Discovery asks it of every
+// instruction.
 func (s *Space) isBlock(orig uint64) bool {
 	pg := s.page(orig)
 	return pg != nil && pg.starts[orig&pageMask/64]>>(orig%64)&1 != 0
@@ -91,7 +98,7 @@ func (s *Space) isBlock(orig uint64) bool {
 // isBoundary reports whether a region that is not checked must end before orig.
 func (s *Space) isBoundary(orig uint64) bool { return s.isBlock(orig) || s.volatile(orig) }
 
-// block returns the translation of the block that starts at orig.
+// block returns the translation of the block that starts at orig, or of an inner instruction.
 func (s *Space) block(orig uint64) (place, bool) {
 	if !s.isBlock(orig) {
 		return place{}, false
@@ -114,9 +121,24 @@ func (s *Space) index(r *region) {
 		pg.regions = append(pg.regions, r)
 	})
 	for i := range r.reg.Blocks {
-		orig := r.reg.Blocks[i].Addr
-		s.page(orig).starts[orig&pageMask/64] |= 1 << (orig % 64)
+		s.markStart(r.reg.Blocks[i].Addr)
 	}
+	for i := range r.inner {
+		s.markStart(r.inner[i].Addr)
+	}
+}
+
+func (s *Space) markStart(orig uint64) {
+	s.page(orig).starts[orig&pageMask/64] |= 1 << (orig % 64)
+}
+
+// addInner makes an instruction known that lies inside a block, since a branch from elsewhere leads to it. p is its
+// translation.
+func (s *Space) addInner(p place, orig uint64) {
+	k, _ := p.r.findInner(orig)
+	p.r.inner = slices.Insert(p.r.inner, k, translate.Entry{Addr: orig, Off: p.body - p.r.base})
+	s.markStart(orig)
+	s.bindWaiting(orig)
 }
 
 // unindex is index's inverse.
@@ -133,12 +155,19 @@ func (s *Space) unindex(r *region) {
 		}
 	})
 	for i := range r.reg.Blocks {
-		orig := r.reg.Blocks[i].Addr
-		if _, ok := s.block(orig); !ok {
-			s.page(orig).starts[orig&pageMask/64] &^= 1 << (orig % 64)
-		}
+		s.clearStart(r.reg.Blocks[i].Addr)
+	}
+	for i := range r.inner {
+		s.clearStart(r.inner[i].Addr)
 	}
 	r.code.pages(func(addr uint64) { s.tidy(s.page(addr)) })
+}
+
+// clearStart forgets a start that is of no region any more.
+func (s *Space) clearStart(orig uint64) {
+	if _, ok := s.block(orig); !ok {
+		s.page(orig).starts[orig&pageMask/64] &^= 1 << (orig % 64)
+	}
 }
 
 // forgetRegions drops what is known of pages but the copies.

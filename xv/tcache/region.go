@@ -15,6 +15,7 @@ type region struct {
 	base uint32 // offset of the fragment in the cache
 
 	bodies  []uint32          // of the blocks of reg, as offsets in the fragment
+	inner   []translate.Entry // instructions inside of blocks to which branches lead from elsewhere, by address
 	returns []translate.Entry // reloads of return sites, by address
 	call    entry             // of calls to reg.Entry, if reg.Way is translate.ByCall
 	jump    uint32            // of jumps to reg.Entry, if reg.Way is not translate.ByLink
@@ -26,7 +27,7 @@ type region struct {
 	stubs  []stub   // entry stubs out of line
 
 	record   []byte // that it was restored from, or nil
-	recorded int    // table entries of the record
+	recorded int    // table entries and inner instructions of the record
 
 	// Of a checked region: the first version of it, and all versions, which only the first knows.
 	head     *region
@@ -42,13 +43,20 @@ type stub struct {
 	entry
 }
 
-// body returns the cache offset of the body of the block that starts at orig.
+// body returns the cache offset of the body of the block that starts at orig, or of an inner instruction.
 func (r *region) body(orig uint64) (uint32, bool) {
-	k, ok := r.block(orig)
-	if !ok {
-		return 0, false
+	if k, ok := r.block(orig); ok {
+		return r.base + r.bodies[k], true
 	}
-	return r.base + r.bodies[k], true
+	if k, ok := r.findInner(orig); ok {
+		return r.base + r.inner[k].Off, true
+	}
+	return 0, false
+}
+
+// findInner returns the index in inner of orig, or where it belongs.
+func (r *region) findInner(orig uint64) (int, bool) {
+	return slices.BinarySearchFunc(r.inner, orig, func(e translate.Entry, orig uint64) int { return cmp.Compare(e.Addr, orig) })
 }
 
 // block returns the index of the block that starts at orig.
@@ -204,6 +212,9 @@ func (s *Space) install(r *region) {
 	}
 	for i := range r.reg.Blocks {
 		s.bindWaiting(r.reg.Blocks[i].Addr)
+	}
+	for i := range r.inner {
+		s.bindWaiting(r.inner[i].Addr)
 	}
 	s.fillReturns(r)
 }

@@ -141,7 +141,7 @@ func (s *Space) TakeLink(m Memory, stub uint32) (resume uint32, target uint64, c
 		p, e, err = s.enter(m, l.target, l.entryKind(), l.way())
 		dest = e.forLink(l)
 	} else {
-		p, err = s.locate(m, l.target, l.way())
+		p, err = s.target(m, l.target, l.way())
 		dest = p.body
 	}
 	if err != nil {
@@ -175,6 +175,15 @@ func (s *Space) locate(m Memory, orig uint64, way translate.Way) (place, error) 
 	s.ahead(m, r)
 	p, _ := s.block(orig)
 	return p, nil
+}
+
+// target is locate for the target of a branch.
+func (s *Space) target(m Memory, orig uint64, way translate.Way) (place, error) {
+	p, err := s.locate(m, orig, way)
+	if err == nil && !s.isBlock(orig) {
+		s.addInner(p, orig)
+	}
+	return p, err
 }
 
 // lookup finds the translation of orig, also in the middle of a block.
@@ -217,7 +226,7 @@ func (e entry) forLink(l *link) uint32 {
 func (s *Space) enter(m Memory, orig uint64, kind pieceKind, way translate.Way) (place, entry, error) {
 	// Each round but the first begins with an empty half.
 	for range 2 {
-		p, err := s.locate(m, orig, way)
+		p, err := s.target(m, orig, way)
 		if err != nil {
 			return place{}, entry{}, err
 		}

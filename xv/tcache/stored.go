@@ -19,6 +19,7 @@ const (
 	recBlocks         // number of blocks: address, length, room, body
 	recRelocs         // number of relocations: one word each
 	recReturns        // number of return sites: address, offset
+	recInner          // number of inner instructions: address, offset
 	recLinks          // number of links: target, offset, exit stub with recCall and recAway
 	recFills          // number of table entries besides the return sites': address, 1 for table C
 	recOrig           // number of original bytes
@@ -72,7 +73,7 @@ func (s *Space) record(r *region) []byte {
 	}
 	w := recordWriter{entry: entry}
 	header := [recHeader]uint32{
-		recWay: uint32(r.reg.Way), recBlocks: uint32(len(r.reg.Blocks)), recRelocs: uint32(len(moves.Relocs)), recReturns: uint32(len(frag.Returns)),
+		recWay: uint32(r.reg.Way), recBlocks: uint32(len(r.reg.Blocks)), recRelocs: uint32(len(moves.Relocs)), recReturns: uint32(len(frag.Returns)), recInner: uint32(len(r.inner)),
 		recLinks: uint32(len(frag.Links)), recFills: uint32(len(r.fills)), recOrig: uint32(len(r.code.bytes)), recCode: uint32(len(frag.Code)),
 		recInstrs: uint32(frag.Instrs), recJump: frag.JumpEntry, recEntry: frag.CallEntry, recDirect: frag.DirectCallEntry,
 	}
@@ -91,6 +92,10 @@ func (s *Space) record(r *region) []byte {
 		w.word(uint32(v))
 	}
 	for _, e := range frag.Returns {
+		w.addr(e.Addr)
+		w.word(e.Off)
+	}
+	for _, e := range r.inner {
 		w.addr(e.Addr)
 		w.word(e.Off)
 	}
@@ -139,7 +144,7 @@ func (s *Space) Save(lo, hi uint64, f func(entry uint64, record []byte, fresh bo
 			if p.kind != pieceFragment || r.stale || r.reg.Checked || len(r.reg.Hashed) > 0 || !r.code.within(lo, hi) {
 				continue
 			}
-			if r.record != nil && len(r.fills) <= r.recorded {
+			if r.record != nil && len(r.fills)+len(r.inner) <= r.recorded {
 				f(r.reg.Entry, r.record, false)
 			} else if rec := s.record(r); rec != nil {
 				f(r.reg.Entry, rec, true)
@@ -172,7 +177,7 @@ func openRecord(rec []byte) (rd recordReader, ok bool) {
 			return rd, false
 		}
 	}
-	lists := 4 * int(4*h[recBlocks]+h[recRelocs]+2*h[recReturns]+3*h[recLinks]+2*h[recFills])
+	lists := 4 * int(4*h[recBlocks]+h[recRelocs]+2*h[recReturns]+2*h[recInner]+3*h[recLinks]+2*h[recFills])
 	orig, code := int(h[recOrig]+3)&^3, int(h[recCode]+3)&^3
 	if int(h[recSize]) != len(rec) || 4*recHeader+lists+orig+code != len(rec) || h[recBlocks] == 0 || h[recWay] > uint32(translate.ByCall) {
 		return rd, false
@@ -223,10 +228,29 @@ func (rd *recordReader) relocs(list []translate.Reloc) []translate.Reloc {
 	return list
 }
 
-func (rd *recordReader) exits(entry uint64, frag *translate.Fragment) {
+func (rd *recordReader) returns(entry uint64, frag *translate.Fragment) {
 	for range rd.header[recReturns] {
 		frag.Returns = append(frag.Returns, translate.Entry{Addr: entry + relative(rd.word()), Off: rd.offset(1)})
 	}
+}
+
+// inner reads the inner instructions of the blocks of reg.
+func (rd *recordReader) inner(reg *translate.Region, mem *arena) []translate.Entry {
+	list := mem.entries.take(int(rd.header[recInner]))
+	k, last := 0, uint64(0)
+	for i := range list {
+		e := translate.Entry{Addr: reg.Entry + relative(rd.word()), Off: rd.offset(1)}
+		list[i] = e
+		for k < len(reg.Blocks) && e.Addr-reg.Blocks[k].Addr >= uint64(reg.Blocks[k].Len) {
+			k++
+		}
+		rd.bad = rd.bad || i > 0 && e.Addr <= last || k == len(reg.Blocks) || e.Addr == reg.Blocks[k].Addr
+		last = e.Addr
+	}
+	return list
+}
+
+func (rd *recordReader) links(entry uint64, frag *translate.Fragment) {
 	for range rd.header[recLinks] {
 		l := translate.Link{Target: entry + relative(rd.word()), Off: rd.offset(4)}
 		stub := rd.word()
@@ -317,7 +341,9 @@ func (s *Space) restore(entry uint64, rec []byte) bool {
 	reg := translate.Region{Entry: entry, Way: translate.Way(rd.header[recWay])}
 	reg.Blocks = rd.blocks(entry, &h.arena, frag)
 	w.relocs = rd.relocs(w.relocs[:0])
-	rd.exits(entry, frag)
+	rd.returns(entry, frag)
+	inner := rd.inner(&reg, &h.arena)
+	rd.links(entry, frag)
 	moves := translate.Moves{Lo: entry + relative(rd.header[recLo]), Hi: entry + relative(rd.header[recHi])}
 	if rd.bad || max(frag.JumpEntry, frag.CallEntry, frag.DirectCallEntry) >= uint32(len(rd.code)) || moves.Lo > moves.Hi || !moves.To(0) {
 		return false
@@ -338,6 +364,7 @@ func (s *Space) restore(entry uint64, rec []byte) bool {
 	}
 	translate.Move(frag.Code, w.relocs, entry, s.cfg.Base+base)
 	r := s.newRegion(reg, recipe{spans, rd.orig}, frag, base)
+	r.inner = inner
 	s.install(r)
 	s.stats.Restored++
 	s.stats.RestoredInstrs += uint64(frag.Instrs)
@@ -345,7 +372,7 @@ func (s *Space) restore(entry uint64, rec []byte) bool {
 		orig := entry + relative(rd.word())
 		s.refill(r, orig, rd.word() != 0)
 	}
-	r.record, r.recorded = rec, int(rd.header[recFills])
+	r.record, r.recorded = rec, int(rd.header[recFills]+rd.header[recInner])
 	return true
 }
 

@@ -100,7 +100,7 @@ func TestRestore(t *testing.T) {
 			t.Fatalf("restored code of %#x differs", reg.reg.Entry)
 		}
 		// Unless another region had a table entry first.
-		if again := r.record(reg); len(reg.fills) == reg.recorded && !bytes.Equal(again, entries[reg.reg.Entry]) {
+		if again := r.record(reg); len(reg.fills)+len(reg.inner) == reg.recorded && !bytes.Equal(again, entries[reg.reg.Entry]) {
 			t.Fatalf("record of %#x differs when made again", reg.reg.Entry)
 		}
 	})
@@ -260,4 +260,61 @@ func BenchmarkRestore(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(list)), "ns/region")
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(s.Stats().Instrs), "ns/instr")
+}
+
+// A branch into the middle of a block: what it costs to find that is kept with the region.
+func TestRestoreInner(t *testing.T) {
+	im := libc(t)
+	s := busy(t, im)
+	var inner []uint64
+	for _, sv := range s.saveAll(im) {
+		p, ok := s.block(sv.entry)
+		if !ok {
+			continue
+		}
+		b := p.r.reg.Blocks[len(p.r.reg.Blocks)/2]
+		for at := b.Addr + 1; at < b.Addr+uint64(b.Len); at++ {
+			if _, ok := s.mapOf(p.r).Boundary(at); !ok || s.isBlock(at) {
+				continue
+			}
+			fill := s.FillJump
+			if len(inner)%2 == 1 {
+				fill = s.FillCall
+			}
+			if _, err := fill(im, at); err != nil {
+				t.Fatal(err)
+			}
+			inner = append(inner, at)
+			break
+		}
+	}
+	if len(inner) < 20 {
+		t.Fatalf("%d blocks entered in the middle", len(inner))
+	}
+	s.verify(t, im, false)
+
+	to := im.at(im.lo + 0x1357000)
+	r := New(testConfig(to, 4<<20))
+	r.Restore(to, func(yield func(uint64, []byte) bool) {
+		for _, sv := range s.saveAll(im) {
+			yield(sv.entry-im.lo+to.lo, sv.record)
+		}
+	})
+	r.verify(t, to, false)
+	lost := 0
+	for k, at := range inner {
+		if slot := to.slot(at-im.lo+to.lo, k%2 == 1); !r.isBlock(at-im.lo+to.lo) || *slot == 0 {
+			lost++
+		}
+	}
+	if lost > len(inner)/20 {
+		t.Errorf("%d of %d are not known after they were restored", lost, len(inner))
+	}
+	// What is dropped is forgotten.
+	r.Invalidate(to.lo, to.lo+uint64(len(to.text)))
+	for _, at := range inner {
+		if r.isBlock(at - im.lo + to.lo) {
+			t.Fatalf("%#x is known after its region was dropped", at-im.lo+to.lo)
+		}
+	}
 }

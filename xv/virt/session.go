@@ -236,7 +236,7 @@ func (s *Session) abandon() {
 	word32(s.contexts.view, abi.Dead-abi.Contexts).Store(1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, th := range s.slots {
+	for _, th := range s.slots[:s.nextSlot] {
 		if th != nil {
 			futexWake(word32(th.ctx.mem, abi.State))
 		}
