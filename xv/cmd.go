@@ -103,6 +103,7 @@ type Cmd struct {
 	WaitDelay time.Duration
 
 	faults   []faultHandler
+	begun    chan struct{} // closed when Process is set
 	ctx      context.Context
 	stdio    stdio
 	exited   chan struct{} // closed when the program has ended
@@ -190,6 +191,7 @@ func (c *Cmd) Start() error {
 	if len(argv) == 0 {
 		argv = []string{c.Path}
 	}
+	c.begun = make(chan struct{})
 	s, err := start(&virt.Config{
 		Path: c.Path, Argv: argv, Env: c.Environ(), Dir: c.Dir, Files: files,
 		Trace: c.Trace, Warn: c.OnWarning, CacheSize: c.Options.CacheSize, StoreDir: c.Options.StoreDir,
@@ -205,6 +207,7 @@ func (c *Cmd) Start() error {
 		s.SetStopHandler(c.OnStop)
 	}
 	c.Process = newProcess(s)
+	close(c.begun)
 	c.watch()
 	return nil
 }

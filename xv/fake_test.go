@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"xvrun/loader"
+	"xvrun/xv/trap"
 	"xvrun/xv/virt"
 )
 
@@ -58,6 +59,18 @@ func (s *fakeSession) Wait() (virt.Status, error) {
 }
 
 func (s *fakeSession) WaitAll() {}
+
+func (s *fakeSession) Watch(int, uint64, uint64, trap.Access, func(*trap.Context) trap.Action) (virt.PageTool, error) {
+	return nil, os.ErrProcessDone
+}
+
+func (s *fakeSession) Page(int, uint64, uint64, func(int, uint64, []byte) error) (virt.PageTool, error) {
+	return nil, os.ErrProcessDone
+}
+
+func (s *fakeSession) TrackDirty(int, uint64, uint64) (virt.PageTool, error) {
+	return nil, os.ErrProcessDone
+}
 
 func (s *fakeSession) HandOver(string, []string) error { return os.ErrProcessDone }
 

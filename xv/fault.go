@@ -17,8 +17,8 @@ type faultHandler struct {
 //
 // OnFault must be called before Start. Of several functions for the same fault the first one registered is called first; when it
 // answers trap.Deliver, the next one is. Faults of several threads are handled at the same time, each by a goroutine of its
-// own; f may take as long as it likes, while the other threads run on. It may use Process, but not wait for the end of the guest. A panic in f ends
-// the guest, and Wait returns it as an error.
+// own; f may take as long as it likes, while the other threads run on. Calls come after Start has set Process, which f may use,
+// but it must not wait for the end of the guest. A panic in f ends the guest, and Wait returns it as an error.
 //
 // After Process.HandOver faults are delivered to the guest.
 func (c *Cmd) OnFault(filter trap.Filter, f func(*trap.Context) trap.Action) {
@@ -35,6 +35,7 @@ func (c *Cmd) faultHandler() func(*trap.Context) trap.Action {
 	}
 	handlers := c.faults
 	return func(ctx *trap.Context) trap.Action {
+		<-c.begun
 		for i := range handlers {
 			h := &handlers[i]
 			if !h.filter.Matches(ctx) {

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"xvrun/xv/trap"
 	"xvrun/xv/virt"
 )
 
@@ -28,6 +29,10 @@ type session interface {
 	SetStopHandler(f func(sig syscall.Signal))
 	Stats() virt.Stats
 	Close() error
+
+	Watch(pid int, addr, length uint64, access trap.Access, f func(*trap.Context) trap.Action) (virt.PageTool, error)
+	Page(pid int, addr, length uint64, fill func(pid int, page uint64, b []byte) error) (virt.PageTool, error)
+	TrackDirty(pid int, addr, length uint64) (virt.PageTool, error)
 }
 
 // Process is a running guest: its first process and all descendants.

@@ -229,7 +229,7 @@ func TestFaultPanic(t *testing.T) {
 func TestTrapPrint(t *testing.T) {
 	t.Parallel()
 	harness.NeedXvrun(t)
-	path := harness.Guest(t, "c/faulting.c", harness.PIE)
+	path := built(t, "c/faulting.c")
 	file := t.TempDir() + "/faults"
 	res := harness.RunArgv(t, []string{harness.Xvrun(t), "-store", "", "-trap-print", "-o", file, path, "handled"}, harness.Spec{})
 	text, err := os.ReadFile(file)

@@ -7,6 +7,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -19,6 +23,18 @@ func TestMain(m *testing.M) { harness.Main(m) }
 // limit is how long a guest may run.
 const limit = 30 * time.Second
 
+// builtVar names a directory with guests that are built already, for tests that run as another user.
+const builtVar = "XV_TEST_HOST_GUESTS"
+
+// built returns the path of a guest.
+func built(t *testing.T, src string) string {
+	t.Helper()
+	if dir := os.Getenv(builtVar); dir != "" {
+		return filepath.Join(dir, filepath.Base(src))
+	}
+	return harness.Guest(t, src, harness.PIE)
+}
+
 // guest makes the command that runs a guest of tests/testdata.
 func guest(t *testing.T, src string, args ...string) (cmd *xv.Cmd, out *bytes.Buffer) {
 	t.Helper()
@@ -26,7 +42,7 @@ func guest(t *testing.T, src string, args ...string) (cmd *xv.Cmd, out *bytes.Bu
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
 	out = &bytes.Buffer{}
-	cmd = xv.CommandContext(ctx, harness.Guest(t, src, harness.PIE), args...)
+	cmd = xv.CommandContext(ctx, built(t, src), args...)
 	cmd.Stdout, cmd.Stderr = out, out
 	return cmd, out
 }
@@ -50,4 +66,57 @@ func exitError(t *testing.T, err error) *xv.ExitError {
 		t.Fatalf("end of the guest: %v", err)
 	}
 	return e
+}
+
+// TestUser runs the other tests as an ordinary user.
+func TestUser(t *testing.T) {
+	harness.NeedXvrun(t)
+	if os.Geteuid() != 0 {
+		t.Skip("the other tests run as an ordinary user already")
+	}
+	const nobody = 65534
+	dir := filepath.Join(harness.WorkDir(), "user")
+	mkdir(t, dir, 0o755)
+	mkdir(t, filepath.Join(dir, "tmp"), 0o777)
+	copyFile(t, "/proc/self/exe", filepath.Join(dir, "test"))
+	for _, src := range []string{"c/faulting.c", "c/paged.c"} {
+		copyFile(t, built(t, src), filepath.Join(dir, filepath.Base(src)))
+	}
+	if err := os.WriteFile(filepath.Join(dir, "go.mod"), nil, 0o644); err != nil { // the harness looks for one
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(dir, "test"), "-test.run", "^Test(Fault|Trap|Watch|Protect|Page|Track|Tool)")
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), builtVar+"="+dir, "XVRUN="+harness.Xvrun(t), "TMPDIR="+filepath.Join(dir, "tmp"), "HOME="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("PASS")) {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func mkdir(t *testing.T, dir string, mode os.FileMode) {
+	t.Helper()
+	err := os.MkdirAll(dir, mode)
+	if err == nil {
+		err = os.Chmod(dir, mode) // whatever the umask
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	text, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, text, 0o755)
+	}
+	if err == nil {
+		err = os.Chmod(to, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }

@@ -23,9 +23,9 @@ func (e *MemoryError) Error() string {
 
 func (e *MemoryError) Unwrap() error { return e.Err }
 
-// ReadMemory reads len(p) bytes of the guest's memory at addr, by the guest's own protections; ranges that the host
-// watches or pages count as readable, but a page that was not filled yet reads as zeros. Otherwise the error is
-// a *MemoryError, and p holds what is before that address.
+// ReadMemory reads len(p) bytes of the guest's memory at addr, by the guest's own protections: memory that the host
+// watches can be read, a page that the host was not asked to fill yet cannot. Then the error is a
+// *MemoryError, and p holds what is before that address.
 func (c *Context) ReadMemory(addr uint64, p []byte) error {
 	if c.done {
 		return ErrDone
@@ -37,7 +37,7 @@ func (c *Context) ReadMemory(addr uint64, p []byte) error {
 }
 
 // WriteMemory writes p to the guest's memory at addr. What the guest may not write is not written, and the error is a
-// *MemoryError. Code may be written where the guest can; it is translated anew.
+// *MemoryError; accesses of the host to watched memory are not told. Code may be written where the guest can; it is translated anew.
 func (c *Context) WriteMemory(addr uint64, p []byte) error {
 	if c.done {
 		return ErrDone

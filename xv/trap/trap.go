@@ -24,6 +24,8 @@ const (
 	// guest continues there. If the length of the instruction is not known, since RIP cannot be executed or
 	// the bytes are no instruction, the fault is delivered.
 	Skip
+	// Proceed lets an access to watched memory happen, and keeps watching. It is Retry at other faults.
+	Proceed
 	// Kill ends the guest's process by the default action of the signal, whatever handlers it has.
 	Kill
 )
@@ -93,6 +95,11 @@ type Event struct {
 
 	// Access is how memory at Addr was used, 0 if the fault is not about that.
 	Access Access
+
+	// SystemCall tells that it is a system call that is about to use watched memory, at Addr and perhaps behind it: RIP
+	// is behind the syscall instruction. It may do what Access says; some calls are not known so well, and may
+	// leave it. Vector registers are not known.
+	SystemCall bool
 }
 
 // Context is a thread of a guest that has stopped at a fault, and the state of the original program: no

@@ -71,7 +71,8 @@ func (th *thread) cloneWith(regs *registers, k call, flags, stack uint64) {
 	if stack != 0 {
 		state.gpr[rsp] = stack
 	}
-	child.starting = func() { child.begun(p, state, flags) }
+	ownID := th.admitTIDs(k, flags)
+	child.starting = func() { child.begun(p, state, flags, ownID) }
 	child.p.as.inherit(child)
 	child.ctx.setU64(abi.GuestGS, th.ctx.u64(abi.GuestGS))
 	child.setGuestMask(th.guestMask())
@@ -139,7 +140,8 @@ func (th *thread) newChild(flags uint64) (*thread, error) {
 }
 
 // begun is the first request of a thread that parent cloned.
-func (th *thread) begun(parent *process, state registers, flags uint64) {
+// ownID is where its id goes if page tools may have kept the kernel from storing it, else 0.
+func (th *thread) begun(parent *process, state registers, flags, ownID uint64) {
 	s := th.p.s
 	if flags&unix.CLONE_THREAD != 0 {
 		tid, err := th.p.identifyThread(int(th.ctx.u32(abi.TID)))
@@ -175,6 +177,15 @@ func (th *thread) begun(parent *process, state registers, flags uint64) {
 				return
 			}
 		}
+		if flags&unix.CLONE_VM == 0 {
+			if err := th.settleTools(); err != nil {
+				s.fail(th.p, err)
+				return
+			}
+		}
+	}
+	if ownID != 0 {
+		th.write(ownID, le64(uint64(th.ctx.u32(abi.TID)))[:4])
 	}
 	th.resumeAt(state)
 }
@@ -251,6 +262,7 @@ func (th *thread) readString(addr uint64) (string, bool) {
 func (th *thread) exit(regs *registers) {
 	// The kernel stores into robust futexes and where the id of the thread is (set_tid_address(2)).
 	th.p.as.unprotectAny(th, 0, userLimit)
+	th.clearTID()
 	th.p.s.drop(th)
 	th.ctx.setCall(abi.Call, call{unix.SYS_EXIT, th.args(regs)})
 	th.reply(abi.OpExit, 0)

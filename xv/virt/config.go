@@ -38,6 +38,12 @@ type Config struct {
 	OnFault func(*trap.Context) trap.Action
 }
 
+// PageTool is what Watch, Page and TrackDirty have started.
+type PageTool interface {
+	Close() error             // ends it
+	Dirty() ([]uint64, error) // of TrackDirty: pages written since the last call
+}
+
 // Limit is a resource limit (getrlimit(2)).
 type Limit struct {
 	Resource   int    // RLIMIT_AS, ...

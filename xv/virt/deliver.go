@@ -55,6 +55,9 @@ func (th *thread) deliver(f frame, ev event) {
 		th.returnTo(f, ev.regs)
 		return
 	}
+	if th.step != nil {
+		th.endStep(&ev.regs)
+	}
 	if ev.fault {
 		ev.locate()
 		if th.hostTakes(f, &ev) {

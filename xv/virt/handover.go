@@ -116,6 +116,8 @@ func (s *Session) HandOver(program string, argv []string) error {
 		return os.ErrProcessDone
 	case !mayTraceStrangers():
 		return errors.New("only descendants may be traced (kernel.yama.ptrace_scope)")
+	case s.toolsInUse():
+		return errors.New("page tools are in use")
 	}
 	agent.HandOff(s.agent.view, unix.SYS_BRK) // the new supervisor can't, see countSpace
 	s.eachCode((*codeSpace).keep)

@@ -4,8 +4,8 @@ package virt
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
-	"os"
 	"runtime/debug"
 
 	"golang.org/x/sys/unix"
@@ -31,12 +31,8 @@ func (th *thread) hostTakes(f frame, ev *event) bool {
 	return th.act(f, c, ev, action)
 }
 
-// act does what the host has answered to the event ev; it reports whether the thread is answered with that.
-func (th *thread) act(f frame, c *trap.Context, ev *event, action trap.Action) bool {
-	length := 0
-	if action == trap.Skip {
-		length = len(c.Instruction())
-	}
+// adopt makes what the host has changed the thread's state.
+func (th *thread) adopt(f frame, c *trap.Context, ev *event) {
 	if x := c.End(); x != nil {
 		if err := th.storeXState(f, x); err != nil {
 			th.p.s.fail(th.p, err)
@@ -44,8 +40,20 @@ func (th *thread) act(f frame, c *trap.Context, ev *event, action trap.Action) b
 		}
 	}
 	ev.regs = fromHost(&c.Registers, ev.regs.rflags)
+}
+
+// act does what the host has answered to the event ev; it reports whether the thread is answered with that.
+func (th *thread) act(f frame, c *trap.Context, ev *event, action trap.Action) bool {
+	length := 0
+	if action == trap.Skip {
+		length = len(c.Instruction())
+	}
+	th.adopt(f, c, ev)
+	if th.step != nil {
+		th.endStep(&ev.regs)
+	}
 	switch action {
-	case trap.Retry:
+	case trap.Retry, trap.Proceed:
 	case trap.Skip:
 		if c.Signal != unix.SIGTRAP {
 			if length == 0 {
@@ -68,7 +76,9 @@ func (th *thread) act(f frame, c *trap.Context, ev *event, action trap.Action) b
 func (th *thread) callHost(f func() trap.Action) trap.Action {
 	th.parked.Store(true)
 	th.server.leave()
+	unhost := th.host()
 	defer func() {
+		unhost()
 		th.server.enter()
 		th.parked.Store(false)
 		if r := recover(); r != nil {
@@ -128,21 +138,22 @@ type hostView struct {
 	f  frame
 }
 
-// alive does what needs the thread. The error is os.ErrProcessDone if it dies.
-func (h *hostView) alive(f func() error) (err error) {
-	defer func() {
-		switch r := recover().(type) {
-		case nil:
-		case gone:
-			err = os.ErrProcessDone
-		default:
-			panic(r)
-		}
-	}()
-	return f()
+// alive does what needs the thread, which a page tool may want at the same time. The error is os.ErrProcessDone if it dies.
+func (h *hostView) alive(f func() error) error {
+	h.th.hostMu.Lock()
+	defer h.th.hostMu.Unlock()
+	h.th.inHost = true
+	defer func() { h.th.inHost = false }()
+	return h.th.survive(f)
 }
 
-func (h *hostView) ReadMemory(addr uint64, p []byte) int { return h.th.read(addr, p) }
+func (h *hostView) ReadMemory(addr uint64, p []byte) (n int) {
+	h.alive(func() error {
+		n = h.th.read(addr, p)
+		return nil
+	})
+	return n
+}
 
 func (h *hostView) WriteMemory(addr uint64, p []byte) error {
 	return h.alive(func() error {
@@ -180,6 +191,9 @@ func (h *hostView) SetBase(s trap.Segment, base uint64) error {
 }
 
 func (h *hostView) ExtendedState() ([]byte, func(uint32) uint32, error) {
+	if h.f.mem == nil {
+		return nil, nil, errors.New("xv: vector registers are not known in a system call")
+	}
 	x, err := h.th.xstate(h.f)
 	return x, componentOffset, err
 }

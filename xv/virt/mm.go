@@ -207,6 +207,20 @@ func (th *thread) mmap(regs *registers) {
 		if flags&unix.MAP_FIXED_NOREPLACE == 0 {
 			th.loseCode(lo, hi)
 		}
+		if as.covers(lo, hi) && flags&unix.MAP_FIXED_NOREPLACE == 0 {
+			finish = func(regs *registers, k call) {
+				r := th.remote(k)[0]
+				if !failed(r) {
+					as.forget(lo, hi)
+				}
+				if as.files.Load() {
+					as.mappedShared()
+				}
+				th.mapped2(regs, k, r, int(prot))
+			}
+			finish(regs, k)
+			return
+		}
 		if prot&unix.PROT_EXEC == 0 {
 			finish(regs, k)
 			return
@@ -387,6 +401,14 @@ func (th *thread) munmap(regs *registers) {
 			return
 		}
 		th.loseCode(lo, hi)
+		if th.p.as.covers(lo, hi) {
+			r := th.remote(call{unix.SYS_MUNMAP, a})[0]
+			if !failed(r) {
+				th.p.as.forget(lo, hi)
+			}
+			th.result(regs, r)
+			return
+		}
 	}
 	th.finish(regs, call{unix.SYS_MUNMAP, a})
 }
@@ -412,6 +434,14 @@ func (th *thread) mprotect(regs *registers) {
 	k.args[2] = kernelProt(prot)
 	if prot&unix.PROT_EXEC == 0 {
 		th.suspendCode(lo, hi, prot&unix.PROT_READ != 0)
+		if as.covers(lo, hi) {
+			r := th.protectMemory(k)
+			if as.files.Load() {
+				as.mappedShared()
+			}
+			th.result(regs, r)
+			return
+		}
 		if as.files.Load() && prot&unix.PROT_WRITE != 0 {
 			th.finishShared(regs, k)
 			return
@@ -431,19 +461,22 @@ func (th *thread) makeExecutable(regs *registers, k call, r codeRange) {
 	c := as.enter()
 	volatile, _ := c.volatile.covers(r.lo, r.hi)
 	as.exit()
-	if volatile && len(before) == 0 {
+	if volatile && len(before) == 0 && !as.covers(r.lo, r.hi) {
 		// Code was suspended here, and is checked when it is executed now: it may be before the system call is done.
 		th.gainCode(r.lo, r.hi, r.prot)
 		th.attempt(regs, k, r)
 		return
 	}
 	th.suspendCode(r.lo, r.hi, true)
-	errno := th.remote(k)[0]
+	errno := th.protectMemory(k)
 	if errno == 0 {
 		before = ranges{r}
 	}
 	for _, b := range before {
 		th.gainCode(b.lo, b.hi, b.prot)
+	}
+	if as.covers(r.lo, r.hi) { // code is readable
+		th.protectMemory(k)
 	}
 	th.result(regs, errno)
 }
@@ -470,6 +503,11 @@ func (th *thread) mremap(regs *registers) {
 	}
 	if fixed && newOK {
 		th.loseCode(a[4], newHi)
+		as.forget(a[4]&^(pageSize-1), newHi)
+	}
+	if ok {
+		th.uncoverAll(lo, hi)
+		as.forget(lo, hi)
 	}
 	as.rangesMu.RLock()
 	code, isCode := as.ranges.find(lo)
@@ -521,11 +559,14 @@ func (th *thread) madvise(regs *registers) {
 
 // protect makes a page read-only before code is translated from it. It reports whether it could.
 func (as *addressSpace) protect(th *thread, page uint64) bool {
+	as.tools.mu.Lock()
+	defer as.tools.mu.Unlock()
 	as.rangesMu.Lock()
 	_, done := as.protected[page]
 	as.protected[page] = struct{}{}
 	as.rangesMu.Unlock()
-	return done || th.remote(call{unix.SYS_MPROTECT, [6]uint64{page, pageSize, unix.PROT_READ}})[0] >= 0
+	prot := as.permitted(page, unix.PROT_READ)
+	return done || th.remote(call{unix.SYS_MPROTECT, [6]uint64{page, pageSize, uint64(prot)}})[0] >= 0
 }
 
 // protectAliases makes other writable mappings of the file page behind a page read-only: a program
@@ -628,12 +669,15 @@ func (as *addressSpace) unprotect(th *thread, page uint64) {
 		c.volatile.written(other)
 	}
 	c.space.InvalidateThen(page, page+pageSize, func() {
+		as.tools.mu.Lock()
+		defer as.tools.mu.Unlock()
 		as.rangesMu.Lock()
 		_, ok := as.protected[page]
 		delete(as.protected, page)
 		as.rangesMu.Unlock()
 		if ok {
-			th.remote(call{unix.SYS_MPROTECT, [6]uint64{page, pageSize, unix.PROT_READ | unix.PROT_WRITE}})
+			prot := as.permitted(page, unix.PROT_READ|unix.PROT_WRITE)
+			th.remote(call{unix.SYS_MPROTECT, [6]uint64{page, pageSize, uint64(prot)}})
 		}
 	})
 	for _, other := range others { // now that the page is writable: what settles again protects it again

@@ -68,6 +68,11 @@ type thread struct {
 	trap       trapWords // of the last fault that the guest saw
 	arrived    bool      // the guest is in single steps, and has done an instruction
 	skipStep   bool      // it is, and the next instruction that starts comes without a trap
+
+	step     *step      // an instruction that it is let do, nil: none; see letThrough
+	admitted []toolPage // what is open for its system call
+	hostMu   sync.Mutex // held by whoever uses the thread while it waits for a callback of the host
+	inHost   bool       // a callback uses the thread
 }
 
 // passed is a system call that a thread does in OpGate, OpClone or OpExec. Its result ends the guest's

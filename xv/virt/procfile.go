@@ -93,9 +93,7 @@ func (th *thread) openFlags(fd int64) (flags int, ok bool) {
 
 // code returns where the guest may execute, and the pages that are read-only for the translator's sake.
 func (p *process) code() (ranges, map[uint64]struct{}) {
-	p.s.mu.Lock()
-	as := p.as
-	p.s.mu.Unlock()
+	as := p.space()
 	as.rangesMu.RLock()
 	defer as.rangesMu.RUnlock()
 	pages := make(map[uint64]struct{}, len(as.protected))
@@ -105,6 +103,13 @@ func (p *process) code() (ranges, map[uint64]struct{}) {
 	return as.ranges.clone(), pages
 }
 
+// space is the address space of a process that may be another one's.
+func (p *process) space() *addressSpace {
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	return p.as
+}
+
 func (p *process) procMaps(text []byte) []byte {
 	maps, err := loader.ParseMaps(text)
 	if err != nil {
@@ -112,7 +117,7 @@ func (p *process) procMaps(text []byte) []byte {
 	}
 	code, protected := p.code()
 	var out []byte
-	for _, v := range originalMaps(maps, code, protected) {
+	for _, v := range originalMaps(unshadowed(maps, p.space().shadowOf()), code, protected) {
 		out = append(out, v.String()...)
 		out = append(out, '\n')
 	}
@@ -181,11 +186,15 @@ func originalProt(v loader.VMA, at uint64, code ranges, protected map[uint64]str
 // procSmaps changes the lines that describe mappings; what xv has split stays split.
 func (p *process) procSmaps(text []byte) []byte {
 	code, protected := p.code()
+	shadow := p.space().shadowOf()
 	var out []byte
 	ours, prot := false, 0
 	for line := range bytes.Lines(text) {
 		if v, ok := loader.ParseMap(bytes.TrimSuffix(line, []byte("\n"))); ok {
 			ours = isOurs(v)
+			if r, ok := shadow.find(v.Start); ok {
+				v.Prot = r.prot
+			}
 			prot, _ = originalProt(v, v.Start, code, protected)
 			v.Prot = prot
 			line = append([]byte(v.String()), '\n')
@@ -228,6 +237,37 @@ func (p *process) procLimits(text []byte) []byte {
 			line = fmt.Appendf(nil, "%-25s %-20s %-20s %-10s\n", "Max open files", fields[3], show(files), "files")
 		}
 		out = append(out, line...)
+	}
+	return out
+}
+
+// unshadowed gives mappings the protections that they had without page tools. What a tool alone has split is joined.
+func unshadowed(maps []loader.VMA, shadow ranges) []loader.VMA {
+	if len(shadow) == 0 {
+		return maps
+	}
+	var out []loader.VMA
+	last := -1 // the kernel's protection of the end of out
+	for _, v := range maps {
+		for at := v.Start; at < v.End; {
+			piece := v
+			piece.Start = at
+			if r, ok := shadow.find(at); ok {
+				piece.Prot, piece.End = r.prot, min(v.End, r.hi)
+			} else if later := shadow.within(at, v.End); len(later) > 0 {
+				piece.End = later[0].lo
+			}
+			if v.File() {
+				piece.Offset += at - v.Start
+			}
+			at = piece.End
+			if n := len(out) - 1; n >= 0 && out[n].Continues(piece) && (last != v.Prot || piece.Start != v.Start) {
+				out[n].End = piece.End
+			} else {
+				out = append(out, piece)
+			}
+			last = v.Prot
+		}
 	}
 	return out
 }

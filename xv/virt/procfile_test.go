@@ -98,3 +98,41 @@ func TestExecutableFlags(t *testing.T) {
 		}
 	}
 }
+
+// Mappings that page tools have split are shown as one, and with the guest's protections.
+func TestUnshadowed(t *testing.T) {
+	const rw = loader.ProtRead | loader.ProtWrite
+	kernel := `10000-20000 r--p 00000000 08:01 7 /bin/a
+20000000-20001000 rw-p 00000000 00:00 0 
+20001000-20002000 ---p 00000000 00:00 0 
+20002000-20004000 r--p 00000000 00:00 0 
+20004000-20008000 rw-p 00000000 00:00 0 
+20008000-20009000 rw-p 00000000 00:00 0 
+`
+	maps, err := loader.ParseMaps([]byte(kernel))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	for _, v := range unshadowed(maps, ranges{{0x12000, 0x13000, rw}, {0x20001000, 0x20003000, rw}, {0x20003000, 0x20005000, loader.ProtRead}}) {
+		got.WriteString(v.String() + "\n")
+	}
+	want := `00010000-00012000 r--p 00000000 08:01 7 /bin/a
+00012000-00013000 rw-p 00002000 08:01 7 /bin/a
+00013000-00020000 r--p 00003000 08:01 7 /bin/a
+20000000-20003000 rw-p 00000000 00:00 0
+20003000-20005000 r--p 00000000 00:00 0
+20005000-20008000 rw-p 00000000 00:00 0
+20008000-20009000 rw-p 00000000 00:00 0
+`
+	strip := func(s string) string {
+		var b strings.Builder
+		for line := range strings.Lines(s) {
+			b.WriteString(strings.Join(strings.Fields(line), " ") + "\n")
+		}
+		return b.String()
+	}
+	if strip(got.String()) != want {
+		t.Errorf("got\n%swant\n%s", got.String(), want)
+	}
+}

@@ -261,7 +261,13 @@ func (th *thread) handle() {
 	if th.p.as.unmapped.Load() {
 		th.mapCache()
 	}
+	if len(th.admitted) > 0 {
+		th.closeAdmitted()
+	}
 	kind := th.ctx.u32(abi.Kind)
+	if th.p.as.tools.jobs.pending.Load() > 0 && kind != abi.KindStart && kind != abi.KindFault {
+		th.doJobs()
+	}
 	switch kind {
 	case abi.KindDeferred:
 	case abi.KindSignal:
@@ -269,6 +275,9 @@ func (th *thread) handle() {
 	default:
 		th.undo = nil
 		th.stepped(kind)
+		if th.step != nil {
+			th.stepLeft()
+		}
 	}
 	switch kind {
 	case abi.KindMiss:

@@ -43,6 +43,9 @@ func (th *thread) signal() {
 	if pos == atCheck && !isStep(f, &si) {
 		f.setXMM01(th.ctx.mem[abi.Vectors : abi.Vectors+32])
 	}
+	if th.step != nil && !isStep(f, &si) && regs.rip != th.step.regs.rip { // its instruction is done
+		th.endStep(&regs)
+	}
 	ev := event{info: si, regs: regs, inCall: pos == atCallEnd}
 	if th.isKick(&si) {
 		th.notInterrupted(&ev)
@@ -50,7 +53,7 @@ func (th *thread) signal() {
 		return
 	}
 	if isStep(f, &si) {
-		if th.stepTrap(f, pos, &ev) {
+		if th.stepTrap(f, pos, &ev) || th.stepTold(f, &ev) {
 			return
 		}
 	} else if pos.faults() && isFault(&si) {
@@ -99,6 +102,9 @@ func (th *thread) handleTrap(f frame, si *siginfo, regs registers, pos position)
 	}
 	if unix.Signal(si.signo()) != unix.SIGSEGV || si.code() != segvACCERR {
 		return false
+	}
+	if pos == atCode && th.p.as.tools.active.Load() && th.toolFault(f, si, regs) {
+		return true
 	}
 	if th.p.as.isProtected(si.addr()) {
 		th.writeTrap(f, si.addr(), regs)

@@ -43,6 +43,8 @@ type addressSpace struct {
 	readExec  atomic.Bool   // what the guest maps readable it may execute (personality(2))
 	nearNext  uint64        // where the search for free near addresses goes on
 
+	tools pageTools
+
 	users atomic.Int32 // processes
 }
 
@@ -78,6 +80,7 @@ func (as *addressSpace) fork() *addressSpace {
 	child.readExec.Store(as.readExec.Load())
 	child.files.Store(as.files.Load())
 	child.unpassed.Store(as.unpassed.Load())
+	child.tools.inherit(as, child)
 	return child
 }
 
@@ -269,10 +272,7 @@ func (th *thread) read(addr uint64, b []byte) int {
 	if len(b) == 0 {
 		return 0
 	}
-	local := []unix.Iovec{{Base: &b[0], Len: uint64(len(b))}}
-	remote := []unix.RemoteIovec{{Base: uintptr(addr), Len: len(b)}}
-	n, err := unix.ProcessVMReadv(th.tid, local, remote, 0)
-	if err == nil && n == len(b) {
+	if n := th.peek(addr, b); n == len(b) {
 		return n
 	}
 	// One remote vector fails as a whole on a bad page in its middle: up to the end of the page.
@@ -282,7 +282,18 @@ func (th *thread) read(addr uint64, b []byte) int {
 		}
 		return first + th.read(addr+uint64(first), b[first:])
 	}
-	return 0
+	return th.readCovered(addr, b)
+}
+
+// peek reads by one vector; it returns how much it could read, 0 if that is less than a vector.
+func (th *thread) peek(addr uint64, b []byte) int {
+	local := []unix.Iovec{{Base: &b[0], Len: uint64(len(b))}}
+	remote := []unix.RemoteIovec{{Base: uintptr(addr), Len: len(b)}}
+	n, err := unix.ProcessVMReadv(th.tid, local, remote, 0)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // write copies b to guest memory; it reports whether all of it could be written. The thread waits for the
@@ -300,7 +311,7 @@ func (th *thread) write(addr uint64, b []byte) bool {
 	if len(b) >= 8 { // a stack grows
 		th.remote(call{unix.SYS_RT_SIGPROCMASK, [6]uint64{unix.SIG_BLOCK, 0, addr, 8}})
 	}
-	return th.poke(addr, b)
+	return th.poke(addr, b) || th.writeCovered(addr, b)
 }
 
 func (th *thread) poke(addr uint64, b []byte) bool {

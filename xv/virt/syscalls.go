@@ -120,7 +120,9 @@ func (th *thread) systemCall() {
 	}
 	k := call{uintptr(nr), th.args(&regs)}
 	th.releaseBuffers(k)
-	th.gateCall(regs, k)
+	if th.admitCall(&regs, k) {
+		th.gateCall(regs, k)
+	}
 }
 
 // afterCall are the registers behind the system call in the gate, with rax as the agent saved it.
@@ -231,9 +233,12 @@ func (th *thread) begin() {
 // read-only. All of them become writable, and the call is done once more.
 func (th *thread) retryAfterFault() {
 	regs := th.afterCall()
-	if !th.p.as.unprotectAny(th, 0, userLimit) {
+	k := call{uintptr(th.ctx.u64(abi.GateRAX)), th.args(&regs)}
+	if !th.p.as.unprotectAny(th, 0, userLimit) && !th.touchesTools(k) {
 		th.result(&regs, -int64(unix.EFAULT))
 		return
 	}
-	th.gateCall(regs, call{uintptr(th.ctx.u64(abi.GateRAX)), th.args(&regs)})
+	if th.admitCall(&regs, k) {
+		th.gateCall(regs, k)
+	}
 }

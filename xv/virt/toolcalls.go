@@ -1,0 +1,313 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/xv/trap"
+)
+
+// System calls and page tools. The kernel fails with EFAULT, or transfers less, where a tool forbids its access. So the
+// memory of tools is guarded (see guard): a system call with a pointer to it is handed off, and the tools are told before it
+// is done. System calls that change mappings keep the tools' protections.
+
+// span is memory that a system call may use.
+type span struct {
+	lo, hi uint64
+	access trap.Access
+}
+
+// bufferArgs are the system calls that use one buffer: the numbers of the arguments that are its address and length.
+var bufferArgs = map[uintptr]struct {
+	addr, length int
+	access       trap.Access
+}{
+	unix.SYS_READ: {1, 2, trap.Write}, unix.SYS_PREAD64: {1, 2, trap.Write}, unix.SYS_GETRANDOM: {0, 1, trap.Write},
+	unix.SYS_WRITE: {1, 2, trap.Read}, unix.SYS_PWRITE64: {1, 2, trap.Read},
+}
+
+// spans lists what memory the system call k may use: as the arguments say where that is known, else what they may point to.
+func (th *thread) spans(k call) []span {
+	a := k.args
+	if b, ok := bufferArgs[k.nr]; ok {
+		return []span{{a[b.addr], a[b.addr] + min(a[b.length], maxLen), b.access}}
+	}
+	both := trap.Read | trap.Write
+	switch k.nr {
+	case unix.SYS_FUTEX: // the word, a time limit, another word
+		return []span{{a[0], a[0] + 4, both}, {a[3], a[3] + 16, trap.Read}, {a[4], a[4] + 4, both}}
+	case unix.SYS_READV, unix.SYS_PREADV, unix.SYS_PREADV2, unix.SYS_PROCESS_VM_READV:
+		return append(th.vector(a[1], a[2], trap.Write), span{a[1], a[1] + 16*min(a[2], maxVectors), trap.Read})
+	case unix.SYS_WRITEV, unix.SYS_PWRITEV, unix.SYS_PWRITEV2, unix.SYS_PROCESS_VM_WRITEV:
+		return append(th.vector(a[1], a[2], trap.Read), span{a[1], a[1] + 16*min(a[2], maxVectors), trap.Read})
+	}
+	var list []span
+	reach := uint64(pageSize)
+	for _, v := range a {
+		if v <= maxReach {
+			reach = max(reach, v)
+		}
+	}
+	for _, v := range a {
+		if v < userLimit-reach && v > maxReach {
+			list = append(list, span{v, v + reach, both})
+		}
+	}
+	switch k.nr {
+	case unix.SYS_RECVMSG, unix.SYS_SENDMSG:
+		list = append(list, th.messages(a[1], 1)...)
+	case unix.SYS_RECVMMSG, unix.SYS_SENDMMSG:
+		list = append(list, th.messages(a[1], a[2])...)
+	}
+	return list
+}
+
+// vector lists the buffers of n struct iovec.
+func (th *thread) vector(addr, n uint64, access trap.Access) (list []span) {
+	b := make([]byte, 16*min(n, maxVectors))
+	for b = b[:th.read(addr, b)]; len(b) >= 16; b = b[16:] {
+		base := binary.LittleEndian.Uint64(b)
+		list = append(list, span{base, base + min(binary.LittleEndian.Uint64(b[8:]), maxLen), access})
+	}
+	return list
+}
+
+// messages lists the buffers of n struct mmsghdr.
+func (th *thread) messages(addr, n uint64) (list []span) {
+	for range min(n, maxVectors) {
+		var b [56]byte
+		if th.read(addr, b[:]) < len(b) {
+			break
+		}
+		w := func(off int) uint64 { return binary.LittleEndian.Uint64(b[off:]) }
+		both := trap.Read | trap.Write
+		list = append(list, span{w(0), w(0) + uint64(uint32(w(8))), both}, span{w(32), w(32) + min(w(40), maxLen), both})
+		list = append(list, th.vector(w(16), w(24), both)...)
+		addr += mmsghdrSize
+	}
+	return list
+}
+
+// admitCall tells the tools of the memory that the system call k may use, and opens it until the thread's next request. It
+// reports false if the call must not be done: then it is answered.
+func (th *thread) admitCall(regs *registers, k call) bool {
+	if !th.p.as.tools.active.Load() {
+		return true
+	}
+	for _, sp := range th.spans(k) {
+		if !th.admit(regs, sp) {
+			if !th.p.dead.Load() {
+				th.result(regs, -int64(unix.EFAULT))
+			}
+			return false
+		}
+	}
+	return true
+}
+
+// touchesTools reports whether the system call k may use memory that tools are about: it began before they were.
+func (th *thread) touchesTools(k call) bool {
+	return th.p.as.tools.active.Load() && slices.ContainsFunc(th.spans(k), func(sp span) bool {
+		lo, hi, ok := pages(sp.lo, sp.hi-sp.lo)
+		return ok && th.p.as.covers(lo, hi)
+	})
+}
+
+// admit does it for one piece of memory.
+func (th *thread) admit(regs *registers, sp span) bool {
+	lo, hi, ok := pages(sp.lo, sp.hi-sp.lo)
+	if !ok {
+		return true
+	}
+	ts := &th.p.as.tools
+	ts.mu.Lock()
+	var list []toolPage
+	for _, t := range ts.list {
+		for _, r := range t.armed.within(lo, hi) {
+			list = append(list, toolPage{t, r.lo, r.hi})
+		}
+	}
+	ts.mu.Unlock()
+	for _, p := range list {
+		switch {
+		case p.t.kind == dirtyTool && sp.access&trap.Write == 0:
+			continue
+		case p.t.kind != watchTool:
+			for page := p.lo; page < p.hi; page += pageSize {
+				if err := th.provide(p.t, page); err != nil {
+					th.p.s.trace("%d: page %#x: %v", th.tid, page, err)
+					return false
+				}
+			}
+			continue
+		case p.t.access&sp.access != 0 && regs != nil && !th.askWatch(p.t, regs, max(p.lo, sp.lo), p.t.access&sp.access):
+			return false
+		}
+		th.openPage(p.t, p.lo, p.hi, 1)
+		th.admitted = append(th.admitted, p)
+	}
+	return true
+}
+
+// askWatch asks the host whether a system call may use memory that it watches.
+func (th *thread) askWatch(t *pageTool, regs *registers, addr uint64, access trap.Access) bool {
+	c := trap.New(&hostView{th: th}, trap.Event{
+		Pid: th.p.pid, Tid: th.tid, Signal: unix.SIGSEGV, Code: segvACCERR, Addr: addr, Access: access, SystemCall: true,
+	}, toHost(regs))
+	action := th.callHost(func() trap.Action { return t.watch(c) })
+	c.End()
+	if action == trap.Kill {
+		th.killBy(int(unix.SIGSEGV))
+		panic(gone{})
+	}
+	return action == trap.Proceed
+}
+
+// closeAdmitted closes what was opened for a system call.
+func (th *thread) closeAdmitted() {
+	list := th.admitted
+	th.admitted = nil
+	th.closePages(list)
+}
+
+// protectMemory does the mprotect k, which the kernel would do, with the tools' protections kept.
+func (th *thread) protectMemory(k call) int64 {
+	as, ts := th.p.as, &th.p.as.tools
+	lo, hi, ok := pages(k.args[0], k.args[1])
+	if !ts.active.Load() || !ok {
+		return th.remote(k)[0]
+	}
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	covered := ts.shadow.within(lo, hi)
+	if len(covered) == 0 {
+		return th.remote(k)[0]
+	}
+	prot := int(k.args[2] & (unix.PROT_READ | unix.PROT_WRITE))
+	for _, r := range covered {
+		ts.shadow = ts.shadow.with(r.lo, r.hi, prot)
+	}
+	var calls []call
+	piece := func(lo, hi uint64) {
+		if lo < hi {
+			part := k
+			part.args[0], part.args[1] = lo, hi-lo
+			calls = append(calls, part)
+		}
+	}
+	at := lo
+	for _, r := range covered {
+		piece(at, r.lo)
+		for _, c := range as.protections(r.lo, r.hi) {
+			c.nr, c.args[3] = k.nr, k.args[3]
+			calls = append(calls, c)
+		}
+		at = r.hi
+	}
+	piece(at, hi)
+	for i, r := range th.remote(calls...) {
+		if failed(r) { // as in the kernel, what is before is done
+			for _, c := range covered.within(calls[i].args[0], hi) {
+				ts.shadow = ts.shadow.with(c.lo, c.hi, c.prot)
+			}
+			return r
+		}
+	}
+	return 0
+}
+
+// covers reports whether tools are about any of [lo, hi).
+func (as *addressSpace) covers(lo, hi uint64) bool {
+	ts := &as.tools
+	if !ts.active.Load() {
+		return false
+	}
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	return ts.shadow.overlaps(lo, hi)
+}
+
+// uncoverAll ends what tools are about in [lo, hi), which is about to be moved: pages that have to be filled are.
+func (th *thread) uncoverAll(lo, hi uint64) {
+	as, ts := th.p.as, &th.p.as.tools
+	if !as.covers(lo, hi) {
+		return
+	}
+	ts.mu.Lock()
+	var list []toolPage
+	for _, t := range ts.list {
+		for _, r := range t.armed.within(lo, hi) {
+			list = append(list, toolPage{t, r.lo, r.hi})
+		}
+	}
+	ts.mu.Unlock()
+	for _, p := range list {
+		for page := p.lo; page < p.hi && p.t.kind == pagerTool; page += pageSize {
+			if err := th.provide(p.t, page); err != nil {
+				th.p.s.trace("%d: page %#x: %v", th.tid, page, err)
+			}
+		}
+	}
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	for _, p := range list {
+		if err := p.t.disarm(th, p.lo, p.hi); err != nil {
+			th.p.s.trace("%d: page tools: %v", th.tid, err)
+		}
+	}
+}
+
+// admitTIDs prepares for the ids of a new thread, which the kernel stores where the system call k of the clone family says. It
+// returns where the new thread's own id goes, 0 if nowhere.
+func (th *thread) admitTIDs(k call, flags uint64) (own uint64) {
+	if !th.p.as.tools.active.Load() {
+		return 0
+	}
+	parent, child := k.args[2], k.args[3]
+	if k.nr == unix.SYS_CLONE3 {
+		var b [cloneArgsMin]byte
+		if th.read(k.args[0], b[:]) < len(b) {
+			return 0
+		}
+		const pidfd, childTID, parentTID = 8, 16, 24
+		w := func(off int) uint64 { return binary.LittleEndian.Uint64(b[off:]) }
+		parent, child = w(parentTID), w(childTID)
+		th.admit(nil, span{w(pidfd), w(pidfd) + 4, trap.Write})
+		th.admit(nil, span{k.args[0], k.args[0] + k.args[1], trap.Read})
+	}
+	if flags&(unix.CLONE_PARENT_SETTID|unix.CLONE_PIDFD) != 0 {
+		th.admit(nil, span{parent, parent + 4, trap.Write})
+	}
+	if flags&unix.CLONE_CHILD_SETTID == 0 {
+		return 0
+	}
+	th.admit(nil, span{child, child + 4, trap.Write})
+	return child
+}
+
+const (
+	prGetTIDAddress = 40 // PR_GET_TID_ADDRESS
+	futexWakeOp     = 1  // FUTEX_WAKE
+)
+
+// clearTID does what the kernel does at the end of a thread: the word that set_tid_address(2) names becomes 0, and who waits
+// there wakes. The kernel could not, if a tool forbids that.
+func (th *thread) clearTID() {
+	if !th.p.as.tools.active.Load() {
+		return
+	}
+	if failed(th.remote(call{unix.SYS_PRCTL, [6]uint64{prGetTIDAddress, th.ctx.scratchAddr()}})[0]) {
+		return
+	}
+	addr := binary.LittleEndian.Uint64(th.ctx.scratch())
+	if addr == 0 || !th.p.as.covers(addr, addr+4) {
+		return
+	}
+	th.remote(call{nr: unix.SYS_SET_TID_ADDRESS})
+	th.write(addr, make([]byte, 4))
+	th.remote(call{unix.SYS_FUTEX, [6]uint64{addr, futexWakeOp, 1}})
+}

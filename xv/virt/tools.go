@@ -1,0 +1,312 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/loader"
+	"xvrun/xv/trap"
+)
+
+// Page tools let the host see uses of a guest's memory: they take permissions of pages away from the guest, and the fault
+// tells of the use. The kernel's protection of a page is what the guest means (shadow), without what the tools forbid and,
+// where code was translated, without writing. It is always set with pageTools.mu held, so that it stays so.
+
+// pageTools are the page tools of an address space.
+type pageTools struct {
+	active atomic.Bool // there are some
+	jobs   jobs
+
+	mu     sync.Mutex
+	list   []*pageTool
+	shadow ranges // the guest's protections of all memory that a tool is or was about
+}
+
+type toolKind uint8
+
+const (
+	watchTool toolKind = iota // each access is told
+	pagerTool                 // the first one fills the page
+	dirtyTool                 // the first write is noted
+)
+
+// pageTool is one page tool. The fields behind mu of pageTools are guarded by that.
+type pageTool struct {
+	as     *addressSpace
+	kind   toolKind
+	access trap.Access // that traps where it is armed; reads can't be forbidden alone
+	watch  func(*trap.Context) trap.Action
+	fill   func(pid int, page uint64, b []byte) error
+
+	filling sync.Mutex // held while a page is filled
+
+	armed ranges
+	open  map[uint64]int      // armed pages that threads are let through to, and how many
+	dirty map[uint64]struct{} // pages written since they were last asked for
+}
+
+// forbids is what the tool takes from the protection of a page.
+func (t *pageTool) forbids(page uint64) int {
+	if _, ok := t.armed.find(page); !ok || t.open[page] > 0 {
+		return 0
+	}
+	if t.access&trap.Read != 0 {
+		return unix.PROT_READ | unix.PROT_WRITE
+	}
+	return unix.PROT_WRITE
+}
+
+// permitted is the part of the guest's protection prot for a page that the tools leave. Code stays readable for the
+// supervisor. The caller holds mu.
+func (as *addressSpace) permitted(page uint64, prot int) int {
+	forbidden := 0
+	for _, t := range as.tools.list {
+		forbidden |= t.forbids(page)
+	}
+	if _, code := as.executable(page); code {
+		forbidden &^= unix.PROT_READ
+	}
+	return prot &^ forbidden
+}
+
+// protections are the calls that make the kernel's protections of what the tools know of in [lo, hi) right. The caller holds mu.
+func (as *addressSpace) protections(lo, hi uint64) []call {
+	var calls []call
+	for _, r := range as.tools.shadow.within(lo, hi) {
+		for at := r.lo; at < r.hi; {
+			prot := as.kernelPermits(at, r.prot)
+			end := at + pageSize
+			for end < r.hi && as.kernelPermits(end, r.prot) == prot {
+				end += pageSize
+			}
+			calls = append(calls, call{unix.SYS_MPROTECT, [6]uint64{at, end - at, uint64(prot)}})
+			at = end
+		}
+	}
+	return calls
+}
+
+// kernelPermits is permitted with regard to pages that code was translated from.
+func (as *addressSpace) kernelPermits(page uint64, prot int) int {
+	prot = as.permitted(page, prot)
+	if as.isProtected(page) {
+		prot &^= unix.PROT_WRITE
+	}
+	return prot
+}
+
+// apply sets the protections in [lo, hi). The caller holds mu.
+func (as *addressSpace) apply(th *thread, lo, hi uint64) error {
+	return th.remoteErr(as.protections(lo, hi)...)
+}
+
+// ErrNotMapped is the error of a page tool for memory that the guest does not have.
+var errNotMapped = errors.New("not all of it is memory of the guest")
+
+// learn adds the guest's protections of [lo, hi) to the shadow. The caller holds mu.
+func (as *addressSpace) learn(th *thread, lo, hi uint64, private bool) error {
+	vmas, err := th.maps()
+	if err != nil {
+		return err
+	}
+	at := lo
+	for _, v := range vmas {
+		if v.End <= at || v.Start >= hi {
+			continue
+		}
+		switch {
+		case v.Start > at || isOurs(v):
+			return errNotMapped
+		case private && v.Shared:
+			return fmt.Errorf("memory at %#x is shared, which cannot be paged", at)
+		}
+		for ; at < min(v.End, hi); at += pageSize {
+			if _, known := as.tools.shadow.find(at); !known {
+				as.tools.shadow = as.tools.shadow.with(at, at+pageSize, as.meant(v, at))
+			}
+		}
+	}
+	if at < hi {
+		return errNotMapped
+	}
+	return nil
+}
+
+// meant is the protection that the guest has given to a page of v, as the kernel would have it.
+func (as *addressSpace) meant(v loader.VMA, page uint64) int {
+	if code, ok := as.executable(page); ok {
+		return int(kernelProt(uint64(code.prot)))
+	}
+	prot := v.Prot &^ loader.ProtExec
+	if as.isProtected(page) {
+		prot |= loader.ProtWrite
+	}
+	return prot
+}
+
+// install starts a tool for [lo, hi), by th.
+func (t *pageTool) install(th *thread, lo, hi uint64) error {
+	as, ts := t.as, &t.as.tools
+	if as.reserved(lo, hi) {
+		return errNotMapped
+	}
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if err := as.learn(th, lo, hi, t.kind == pagerTool); err != nil {
+		return err
+	}
+	t.armed = ranges{{lo, hi, 0}}
+	ts.list = append(ts.list, t)
+	ts.active.Store(true)
+	err := as.apply(th, lo, hi)
+	if err == nil && t.kind == pagerTool {
+		err = th.mayForce(lo)
+	}
+	if err != nil {
+		t.remove(th)
+		return err
+	}
+	as.guard(lo)
+	as.guard(hi - pageSize)
+	return nil
+}
+
+// mayForce reports why memory without permissions cannot be filled. It must be that of a pager.
+func (th *thread) mayForce(addr uint64) error {
+	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", th.tid))
+	if err != nil {
+		return err
+	}
+	defer mem.Close()
+	if _, err := mem.ReadAt(make([]byte, 1), int64(addr)); err != nil {
+		return fmt.Errorf("the kernel does not let xv fill pages (proc_mem.force_override): %w", err)
+	}
+	return nil
+}
+
+// remove ends a tool. The caller holds mu.
+func (t *pageTool) remove(th *thread) error {
+	as, ts := t.as, &t.as.tools
+	i := slices.Index(ts.list, t)
+	if i < 0 {
+		return nil
+	}
+	was := t.armed
+	t.armed = nil
+	ts.list = slices.Delete(ts.list, i, i+1)
+	var err error
+	for _, r := range was {
+		err = errors.Join(err, as.apply(th, r.lo, r.hi))
+	}
+	if len(ts.list) == 0 {
+		ts.shadow = nil
+		ts.active.Store(false)
+	}
+	return err
+}
+
+// disarm takes pages out of a tool. The caller holds mu.
+func (t *pageTool) disarm(th *thread, lo, hi uint64) error {
+	t.armed = t.armed.without(lo, hi)
+	return t.as.apply(th, lo, hi)
+}
+
+// letIn opens pages of a tool for th, or with n < 0 closes them again. The caller holds mu.
+func (t *pageTool) letIn(th *thread, lo, hi uint64, n int) error {
+	for page := lo; page < hi; page += pageSize {
+		if t.open[page] += n; t.open[page] == 0 {
+			delete(t.open, page)
+		}
+	}
+	return t.as.apply(th, lo, hi)
+}
+
+// forget is called when [lo, hi) is no longer what it was: no tool is about it any more.
+func (as *addressSpace) forget(lo, hi uint64) {
+	ts := &as.tools
+	if !ts.active.Load() {
+		return
+	}
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	ts.shadow = ts.shadow.without(lo, hi)
+	for _, t := range ts.list {
+		t.armed = t.armed.without(lo, hi)
+		for page := range t.open {
+			if lo <= page && page < hi {
+				delete(t.open, page)
+			}
+		}
+	}
+}
+
+// shadowOf are the guest's protections of memory that page tools are about.
+func (as *addressSpace) shadowOf() ranges {
+	if !as.tools.active.Load() {
+		return nil
+	}
+	as.tools.mu.Lock()
+	defer as.tools.mu.Unlock()
+	return as.tools.shadow.clone()
+}
+
+// inherit gives the tools of a process to its copy, whose memory is to be made by fork: paging goes on there, on its own,
+// other tools don't. settle completes it.
+func (ts *pageTools) inherit(parent *addressSpace, child *addressSpace) {
+	from := &parent.tools
+	if !from.active.Load() {
+		return
+	}
+	from.mu.Lock()
+	defer from.mu.Unlock()
+	ts.shadow = from.shadow.clone()
+	for _, t := range from.list {
+		if t.kind == pagerTool {
+			ts.list = append(ts.list, &pageTool{as: child, kind: t.kind, access: t.access, fill: t.fill, armed: t.armed.clone(), open: map[uint64]int{}})
+		}
+	}
+	ts.active.Store(true)
+}
+
+// settleTools sets the protections in a forked process, whose first thread is th. A page that was filled since inherit is
+// accessible in the copy.
+func (th *thread) settleTools() error {
+	as, ts := th.p.as, &th.p.as.tools
+	if !ts.active.Load() {
+		return nil
+	}
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if len(ts.list) > 0 {
+		vmas, err := th.maps()
+		if err != nil {
+			return err
+		}
+		for _, v := range vmas {
+			if v.Prot&loader.ProtRead != 0 {
+				for _, t := range ts.list {
+					t.armed = t.armed.without(v.Start, v.End)
+				}
+			}
+		}
+	}
+	err := as.apply(th, 0, userLimit)
+	if len(ts.list) == 0 {
+		ts.shadow = nil
+		ts.active.Store(false)
+	}
+	return err
+}
+
+// toolsInUse reports whether some process has page tools.
+func (s *Session) toolsInUse() bool {
+	return slices.ContainsFunc(s.alive(), func(p *process) bool { return p.as.tools.active.Load() })
+}
