@@ -155,15 +155,21 @@ func (th *thread) exchangeLimit(p *process, pid, resource int, next *limit) (old
 // hasCapability reports whether the thread has a capability in the initial user namespace, which maps all
 // ids to themselves (capabilities(7), user_namespaces(7)).
 func (th *thread) hasCapability(number int) bool {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", th.tid))
-	if err != nil {
-		return false
-	}
-	_, rest, _ := bytes.Cut(status, []byte("\nCapEff:\t"))
-	var caps uint64
-	fmt.Sscanf(string(rest), "%x", &caps)
+	caps, _ := th.capabilities()
 	ids, err := os.ReadFile(fmt.Sprintf("/proc/%d/uid_map", th.tid))
 	return err == nil && caps>>number&1 != 0 && strings.Join(strings.Fields(string(ids)), " ") == "0 0 4294967295"
+}
+
+// capabilities returns the effective capabilities of the thread in its user namespace, and the text of
+// /proc/TID/status that they are from. Without that there are none.
+func (th *thread) capabilities() (caps uint64, status []byte) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", th.tid))
+	if err != nil {
+		return 0, nil
+	}
+	_, rest, _ := bytes.Cut(status, []byte("\nCapEff:\t"))
+	fmt.Sscanf(string(rest), "%x", &caps)
+	return caps, status
 }
 
 // fits reports whether the address space of the thread's process may grow by size bytes, less what is

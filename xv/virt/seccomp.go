@@ -6,8 +6,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"os"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -184,13 +182,7 @@ func (th *thread) confineAll(f, prev *seccomp.Filter, flags uint32) int64 {
 // mayConfine reports whether the thread may install a filter: it can gain no privilege by execve, or has
 // CAP_SYS_ADMIN in its user namespace.
 func (th *thread) mayConfine() bool {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", th.tid))
-	if err != nil {
-		return false
-	}
-	_, rest, _ := bytes.Cut(status, []byte("\nCapEff:\t"))
-	var caps uint64
-	fmt.Sscanf(string(rest), "%x", &caps)
+	caps, status := th.capabilities()
 	return caps>>unix.CAP_SYS_ADMIN&1 != 0 || bytes.Contains(status, []byte("\nNoNewPrivs:\t1\n"))
 }
 

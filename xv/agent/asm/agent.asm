@@ -8,6 +8,35 @@
 .intel_syntax noprefix
 .text
 
+# The system call in the context's call, without its last argument.
+.macro load_call
+	mov rax, [rbx+CALL]
+	mov rdi, [rbx+CALL+8]
+	mov rsi, [rbx+CALL+16]
+	mov rdx, [rbx+CALL+24]
+	mov r10, [rbx+CALL+32]
+	mov r8, [rbx+CALL+40]
+.endm
+
+# rt_sigprocmask: the kernel's mask is the one at rsi.
+.macro set_mask
+	mov edi, 2			# SIG_SETMASK
+	xor edx, edx
+	mov r10d, 8
+	mov eax, 14			# rt_sigprocmask
+	syscall
+.endm
+
+# The guest's mask, if the supervisor or a signal has left another.
+.macro apply_mask
+	cmp dword ptr [rbx+SETMASK], 0
+	je 0f
+	mov dword ptr [rbx+SETMASK], 0
+	lea rsi, [rbx+MASK]
+	set_mask
+0:
+.endm
+
 # Exit stubs of direct branches jump here with gs:[STUB] set; every guest register is live.
 .globl miss
 miss:
@@ -151,12 +180,7 @@ int80:
 
 # A system call that does not sleep, whose result goes to the guest.
 finish:
-	mov rax, [rbx+CALL]
-	mov rdi, [rbx+CALL+8]
-	mov rsi, [rbx+CALL+16]
-	mov rdx, [rbx+CALL+24]
-	mov r10, [rbx+CALL+32]
-	mov r8, [rbx+CALL+40]
+	load_call
 	mov r9, [rbx+CALL+48]
 	syscall
 	mov gs:[G_RAX], rax
@@ -176,16 +200,8 @@ resume:
 resume_begin:
 	cmp dword ptr [rbx+PENDING], 0	# a signal was put off: everything is blocked
 	jne deferred
-	cmp dword ptr [rbx+SETMASK], 0
-	je 3f
-	mov dword ptr [rbx+SETMASK], 0
-	mov edi, 2			# SIG_SETMASK
-	lea rsi, [rbx+MASK]
-	xor edx, edx
-	mov r10d, 8
-	mov eax, 14			# rt_sigprocmask
-	syscall
-3:	mov rsp, [rbx+AGENTSP]
+	apply_mask
+	mov rsp, [rbx+AGENTSP]
 	push qword ptr gs:[RFLAGS]
 	popfq
 	mov rax, gs:[G_RAX]
@@ -234,12 +250,8 @@ raise_jump:
 sigreturn:
 	cmp dword ptr [rbx+KIND], KINDSIGNAL
 	je 4f
-	mov edi, 2			# SIG_SETMASK
 	lea rsi, [rip+blockall]
-	xor edx, edx
-	mov r10d, 8
-	mov eax, 14			# rt_sigprocmask
-	syscall
+	set_mask
 4:	cmp dword ptr [rbx+PENDING], 0
 	jne deferred
 	mov dword ptr [rbx+SETMASK], 0
@@ -252,11 +264,7 @@ sigreturn:
 
 # Set the kernel's mask to the one at rsi; block returns to the address in rbp.
 block:
-	mov edi, 2			# SIG_SETMASK
-	xor edx, edx
-	mov r10d, 8
-	mov eax, 14			# rt_sigprocmask
-	syscall
+	set_mask
 	jmp rbp
 
 # A system call that the supervisor passes with changed arguments and that may sleep: signals are
@@ -267,21 +275,8 @@ gate2:
 gate2_begin:
 	cmp dword ptr [rbx+PENDING], 0
 	jne deferred
-	cmp dword ptr [rbx+SETMASK], 0
-	je 5f
-	mov dword ptr [rbx+SETMASK], 0
-	mov edi, 2			# SIG_SETMASK
-	lea rsi, [rbx+MASK]
-	xor edx, edx
-	mov r10d, 8
-	mov eax, 14			# rt_sigprocmask
-	syscall
-5:	mov rax, [rbx+CALL]
-	mov rdi, [rbx+CALL+8]
-	mov rsi, [rbx+CALL+16]
-	mov rdx, [rbx+CALL+24]
-	mov r10, [rbx+CALL+32]
-	mov r8, [rbx+CALL+40]
+	apply_mask
+	load_call
 	mov r9, [rbx+CALL+48]
 	mov dword ptr [rbx+INGATE], 1
 .globl gate2_syscall
@@ -304,12 +299,7 @@ clone:
 	jmp block
 6:	mov r12, [rbx+CHILD]
 	mov dword ptr [rbx+SETMASK], 1
-	mov rax, [rbx+CALL]
-	mov rdi, [rbx+CALL+8]
-	mov rsi, [rbx+CALL+16]
-	mov rdx, [rbx+CALL+24]
-	mov r10, [rbx+CALL+32]
-	mov r8, [rbx+CALL+40]
+	load_call
 	mov r9, [rbx+CALL+48]
 	syscall
 	test rax, rax
@@ -348,12 +338,7 @@ exec:
 	mov rax, -512			# ERESTARTSYS: first the signal that was put off
 	cmp dword ptr [rbx+PENDING], 0
 	jne exec_failed
-	mov rax, [rbx+CALL]
-	mov rdi, [rbx+CALL+8]
-	mov rsi, [rbx+CALL+16]
-	mov rdx, [rbx+CALL+24]
-	mov r10, [rbx+CALL+32]
-	mov r8, [rbx+CALL+40]
+	load_call
 	syscall
 .globl exec_failed
 exec_failed:
