@@ -62,7 +62,6 @@ type spaceRecord struct {
 	LockNew   bool
 	MDWE      uint32
 	Unpassed  bool
-	NearNext  uint64
 	Program   store.File
 	Mapped    []fileRecord // files that are mapped as code
 }
@@ -293,7 +292,7 @@ func (r *record) filter(known *[]*seccomp.Filter, f *seccomp.Filter) int {
 func (as *addressSpace) record() spaceRecord {
 	r := spaceRecord{
 		Upper: as.code.upper, Aliases: as.aliases, Files: as.files.Load(), ReadExec: as.readExec.Load(), LockNew: as.lockNew.Load(),
-		MDWE: as.mdwe.Load(), Unpassed: as.unpassed.Load(), NearNext: as.nearNext,
+		MDWE: as.mdwe.Load(), Unpassed: as.unpassed.Load(),
 		Ranges: as.ranges.record(), Guard: [2]uint64{as.guardLo, as.guardHi}, Volatile: as.code.volatile.record(),
 	}
 	for _, f := range as.code.far {
@@ -463,7 +462,7 @@ func (s *Session) restoreSpace(r spaceRecord) (*addressSpace, error) {
 	for _, f := range r.Mapped {
 		code.warm.files = append(code.warm.files, mappedFile{f.Lo, f.Hi, f.File, f.Offset})
 	}
-	as := &addressSpace{s: s, code: code, protected: map[uint64]struct{}{}, aliases: r.Aliases, nearNext: r.NearNext}
+	as := &addressSpace{s: s, code: code, protected: map[uint64]struct{}{}, aliases: r.Aliases}
 	if as.aliases == nil {
 		as.aliases = map[uint64][]uint64{}
 	}

@@ -134,7 +134,7 @@ func (th *thread) gainCode(lo, hi uint64, prot int) {
 	}
 	c := as.enter()
 	known, shared := c.volatile.covers(lo, hi)
-	shared = shared || !known && as.files.Load() && th.isShared(lo)
+	shared = shared || !known && as.files.Load() && th.isShared(lo, hi)
 	if shared || prot&unix.PROT_WRITE != 0 {
 		c.volatile.add(lo, hi, shared)
 	}
@@ -251,134 +251,6 @@ func (th *thread) mapped2(regs *registers, k call, r int64, prot int) {
 	th.result(regs, r)
 }
 
-// maxNearMapping is the largest mapping that is placed in the near zone because it may be executed.
-const maxNearMapping = 64 << 20
-
-// place maps at an address of our choice what is or may become code, so that the lookup tables cover
-// it; done is false if the kernel may choose.
-func (th *thread) place(k call, lo, hi, prot, flags uint64) (r int64, done bool) {
-	size := hi - lo
-	anonymous := flags&unix.MAP_ANONYMOUS != 0
-	image := !anonymous && flags&unix.MAP_PRIVATE != 0 && (prot&unix.PROT_EXEC != 0 || th.isELF(k.args[4]))
-	reservation := anonymous && prot == unix.PROT_NONE
-	if reservation && meant(lo) && !th.p.as.reserved(lo, hi) {
-		if r, ok := th.placeAt(k, lo); ok {
-			return r, true
-		}
-	}
-	switch {
-	case flags&unix.MAP_32BIT != 0, image, prot&unix.PROT_EXEC != 0 && size <= maxNearMapping:
-		if r, ok := th.placeIn(k, lo, size, abi.NearStart, abi.NearFirst); ok {
-			return r, true
-		}
-		if r, ok := th.placeIn(k, lo, size, abi.NearFirst, abi.NearEnd); ok {
-			return r, true
-		}
-		if flags&unix.MAP_32BIT != 0 {
-			return -int64(unix.ENOMEM), true
-		}
-		fallthrough
-	case prot&unix.PROT_EXEC != 0, reservation:
-		if r, ok := th.placeIn(k, lo, size, farStart, abi.FarEnd); ok {
-			return r, true
-		}
-	}
-	return 0, false
-}
-
-// meant reports whether a hint for a reservation is honoured, as the kernel does if the place is free. A garbage collector with
-// coloured pointers needs its memory at round addresses. Engines that generate code take random ones, which are not
-// better than ours: above abi.FarEnd no tables cover code.
-func meant(hint uint64) bool { return hint != 0 && (hint < abi.FarEnd || hint%(1<<40) == 0) }
-
-// placeAt does the mmap k at an address if it is free.
-func (th *thread) placeAt(k call, addr uint64) (int64, bool) {
-	k.args[0] = addr
-	k.args[3] |= unix.MAP_FIXED_NOREPLACE
-	r := th.remote(k)[0]
-	return r, r != -int64(unix.EEXIST)
-}
-
-// farStart is where the memory begins that code may be generated into outside the near zone. The
-// tables of [farStart, abi.FarEnd) are above 2^45, out of the way of what a guest maps at fixed low
-// addresses. Powers of two are left to garbage collectors with coloured pointers, see meant.
-const farStart = 5 << 40
-
-// placeIn does the mmap k at a free address of [lo, hi), at hint if possible.
-func (th *thread) placeIn(k call, hint, size, lo, hi uint64) (int64, bool) {
-	k.args[3] &^= unix.MAP_32BIT
-	if hint >= lo && hint+size <= hi && hint != 0 {
-		if r, ok := th.placeAt(k, hint); ok {
-			return r, true
-		}
-	}
-	for range 4 { // another thread may map there at the same time
-		maps, err := th.maps()
-		if err != nil {
-			return 0, false
-		}
-		addr, ok := findGap(maps, size, pageSize, max(lo, th.p.as.nextIn(lo)), hi)
-		if !ok {
-			addr, ok = findGap(maps, size, pageSize, lo, hi)
-		}
-		if !ok {
-			return 0, false
-		}
-		if r, ok := th.placeAt(k, addr); ok {
-			return r, true
-		}
-	}
-	return 0, false
-}
-
-// nextIn is where the search for a gap in the zone that starts at lo begins.
-func (as *addressSpace) nextIn(lo uint64) uint64 {
-	if lo == abi.NearStart {
-		return nearImages
-	}
-	return lo
-}
-
-// findGap finds size bytes of [lo, hi) that no mapping has.
-func findGap(maps []loader.VMA, size, align, lo, hi uint64) (uint64, bool) {
-	at := (lo + align - 1) &^ (align - 1)
-	for _, v := range maps {
-		if v.End <= at {
-			continue
-		}
-		if v.Start >= at && v.Start-at >= size {
-			break
-		}
-		at = (v.End + align - 1) &^ (align - 1)
-	}
-	return at, at >= lo && at < hi && hi-at >= size
-}
-
-// nearGap returns a function that gives out disjoint ranges of the near zone.
-func (as *addressSpace) nearGap(maps []loader.VMA) func(size, align uint64) (uint64, error) {
-	next := uint64(nearImages)
-	return func(size, align uint64) (uint64, error) {
-		at, ok := findGap(maps, size, max(align, pageSize), next, abi.NearFirst)
-		if !ok {
-			at, ok = findGap(maps, size, max(align, pageSize), max(next, abi.NearFirst), abi.NearEnd)
-		}
-		if !ok {
-			return 0, fmt.Errorf("no %d bytes below %#x for an image", size, uint64(abi.NearEnd))
-		}
-		next = at + size
-		return at, nil
-	}
-}
-
-// maps are the mappings of the thread's process.
-func (th *thread) maps() ([]loader.VMA, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", th.tid))
-	if err != nil {
-		return nil, err
-	}
-	return loader.ParseMaps(text)
-}
-
 // isELF reports whether descriptor fd of the guest is an ELF file: its other segments will be mapped
 // at fixed distances from the first, which need not be executable.
 func (th *thread) isELF(fd uint64) bool {
@@ -401,6 +273,7 @@ func (th *thread) munmap(regs *registers) {
 			return
 		}
 		th.loseCode(lo, hi)
+		th.p.as.freed(lo)
 		if th.p.as.covers(lo, hi) {
 			r := th.remote(call{unix.SYS_MUNMAP, a})[0]
 			if !failed(r) {
@@ -626,26 +499,6 @@ func (as *addressSpace) mappedShared() {
 	c := as.enter()
 	defer as.exit()
 	c.volatile.unsettleShared(func(page uint64) { c.space.Invalidate(page, page+pageSize) })
-}
-
-// isShared reports whether memory at addr is mapped shared.
-func (th *thread) isShared(addr uint64) bool {
-	vmas, err := th.maps()
-	if err != nil {
-		return true
-	}
-	i := slices.IndexFunc(vmas, func(v loader.VMA) bool { return v.Contains(addr) })
-	return i >= 0 && vmas[i].Shared
-}
-
-// writable reports whether the guest may write at addr by now. The kernel's answer alone would not do: another thread may be
-// about to make the page writable.
-func (th *thread) writable(addr uint64) bool {
-	if r, ok := th.p.as.executable(addr); ok && r.prot&unix.PROT_WRITE != 0 {
-		return true
-	}
-	vmas, err := th.maps()
-	return err == nil && slices.ContainsFunc(vmas, func(v loader.VMA) bool { return v.Contains(addr) && v.Prot&loader.ProtWrite != 0 })
 }
 
 // isProtected reports whether a page is read-only because code was translated from it.

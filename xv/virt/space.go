@@ -36,12 +36,12 @@ type addressSpace struct {
 	aliases   map[uint64][]uint64 // of a protected page: the pages of code that it is another mapping of
 	guardLo   uint64              // see guard; guardHi is 0 if there is no guarded range
 	guardHi   uint64
-	files     atomic.Bool   // a file, or memory for several processes, was mapped shared
-	lockNew   atomic.Bool   // what is mapped is locked (mlockall(2))
-	mdwe      atomic.Uint32 // what it must not make executable (PR_SET_MDWE(2const))
-	unpassed  atomic.Bool   // the gate hands off every system call, see unpass
-	readExec  atomic.Bool   // what the guest maps readable it may execute (personality(2))
-	nearNext  uint64        // where the search for free near addresses goes on
+	files     atomic.Bool               // a file, or memory for several processes, was mapped shared
+	lockNew   atomic.Bool               // what is mapped is locked (mlockall(2))
+	mdwe      atomic.Uint32             // what it must not make executable (PR_SET_MDWE(2const))
+	unpassed  atomic.Bool               // the gate hands off every system call, see unpass
+	readExec  atomic.Bool               // what the guest maps readable it may execute (personality(2))
+	next      [len(zones)]atomic.Uint64 // where free memory of a zone probably begins; 0: not known
 
 	tools pageTools
 
@@ -53,7 +53,7 @@ func (s *Session) newAddressSpace() (*addressSpace, error) {
 	if err != nil {
 		return nil, err
 	}
-	as := &addressSpace{s: s, code: code, protected: map[uint64]struct{}{}, aliases: map[uint64][]uint64{}, nearNext: nearImages}
+	as := &addressSpace{s: s, code: code, protected: map[uint64]struct{}{}, aliases: map[uint64][]uint64{}}
 	as.users.Store(1)
 	return as, nil
 }
@@ -69,7 +69,7 @@ func (as *addressSpace) fork() *addressSpace {
 	code.volatile.unsettleShared(func(page uint64) { code.space.Invalidate(page, page+pageSize) })
 	as.rangesMu.RLock()
 	defer as.rangesMu.RUnlock()
-	child := &addressSpace{s: as.s, code: code, ranges: as.ranges.clone(), nearNext: as.nearNext, protected: map[uint64]struct{}{}, aliases: maps.Clone(as.aliases)}
+	child := &addressSpace{s: as.s, code: code, ranges: as.ranges.clone(), protected: map[uint64]struct{}{}, aliases: maps.Clone(as.aliases)}
 	for page := range as.protected {
 		child.protected[page] = struct{}{}
 	}
@@ -257,7 +257,7 @@ func (r codeReader) protect(lo, hi uint64, cr codeRange) bool {
 		if as.code.volatile.contains(page) {
 			continue
 		}
-		if as.files.Load() && !as.protectAliases(r.th, page) {
+		if as.code.volatile.isShared(page) && !as.protectAliases(r.th, page) {
 			return false
 		}
 		if cr.prot&unix.PROT_WRITE != 0 && !as.protect(r.th, page) {

@@ -54,13 +54,20 @@ func (v *volatileCode) clone() volatileCode {
 	return volatileCode{ranges: v.ranges.clone(), shared: v.shared.clone(), settled: maps.Clone(v.settled), heat: maps.Clone(v.heat)}
 }
 
-// covers reports whether all of [lo, hi) is volatile, and whether it is shared.
+// covers reports whether all of [lo, hi) is volatile, and whether any of it is shared.
 func (v *volatileCode) covers(lo, hi uint64) (all, shared bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	r, ok := v.ranges.find(lo)
-	_, shared = v.shared.find(lo)
-	return ok && hi <= r.hi, shared
+	return ok && hi <= r.hi, v.shared.overlaps(lo, hi)
+}
+
+// isShared reports whether other processes or other mappings may change a page of volatile code, settled or not.
+func (v *volatileCode) isShared(page uint64) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	_, ok := v.shared.find(page)
+	return ok
 }
 
 // contains reports whether code of a page is volatile.

@@ -1,0 +1,159 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/loader"
+	"xvrun/xv/agent/abi"
+)
+
+// maxNearMapping is the largest mapping that is placed in the near zone because it may be executed.
+const maxNearMapping = 64 << 20
+
+// place maps at an address of our choice what is or may become code, so that the lookup tables cover
+// it; done is false if the kernel may choose.
+func (th *thread) place(k call, lo, hi, prot, flags uint64) (r int64, done bool) {
+	size := hi - lo
+	anonymous := flags&unix.MAP_ANONYMOUS != 0
+	image := !anonymous && flags&unix.MAP_PRIVATE != 0 && (prot&unix.PROT_EXEC != 0 || th.isELF(k.args[4]))
+	reservation := anonymous && prot == unix.PROT_NONE
+	if reservation && meant(lo) && !th.p.as.reserved(lo, hi) {
+		if r, ok := th.placeAt(k, lo); ok {
+			return r, true
+		}
+	}
+	switch {
+	case flags&unix.MAP_32BIT != 0, image, prot&unix.PROT_EXEC != 0 && size <= maxNearMapping:
+		if r, ok := th.placeIn(k, lo, size, nearLow); ok {
+			return r, true
+		}
+		if r, ok := th.placeIn(k, lo, size, nearHigh); ok {
+			return r, true
+		}
+		if flags&unix.MAP_32BIT != 0 {
+			return -int64(unix.ENOMEM), true
+		}
+		fallthrough
+	case prot&unix.PROT_EXEC != 0, reservation:
+		if r, ok := th.placeIn(k, lo, size, farHigh); ok {
+			return r, true
+		}
+	}
+	return 0, false
+}
+
+// meant reports whether a hint for a reservation is honoured, as the kernel does if the place is free. A garbage collector with
+// coloured pointers needs its memory at round addresses. Engines that generate code take random ones, which are not
+// better than ours: above abi.FarEnd no tables cover code.
+func meant(hint uint64) bool { return hint != 0 && (hint < abi.FarEnd || hint%(1<<40) == 0) }
+
+// placeAt does the mmap k at an address if it is free.
+func (th *thread) placeAt(k call, addr uint64) (int64, bool) {
+	k.args[0] = addr
+	k.args[3] |= unix.MAP_FIXED_NOREPLACE
+	r := th.remote(k)[0]
+	return r, r != -int64(unix.EEXIST)
+}
+
+// farStart is where the memory begins that code may be generated into outside the near zone. The
+// tables of [farStart, abi.FarEnd) are above 2^45, out of the way of what a guest maps at fixed low
+// addresses. Powers of two are left to garbage collectors with coloured pointers, see meant.
+const farStart = 5 << 40
+
+// zone is a part of the address space where mappings are placed.
+type zone struct {
+	lo, hi uint64
+	first  uint64 // where the search for free memory begins
+}
+
+const (
+	nearLow = iota
+	nearHigh
+	farHigh
+)
+
+var zones = [...]zone{
+	nearLow:  {abi.NearStart, abi.NearFirst, nearImages},
+	nearHigh: {abi.NearFirst, abi.NearEnd, abi.NearFirst},
+	farHigh:  {farStart, abi.FarEnd, farStart},
+}
+
+// placeIn does the mmap k at a free address of a zone, at hint if possible.
+func (th *thread) placeIn(k call, hint, size uint64, in int) (int64, bool) {
+	k.args[3] &^= unix.MAP_32BIT
+	z, next := &zones[in], &th.p.as.next[in]
+	if hint >= z.lo && hint+size <= z.hi && hint != 0 {
+		if r, ok := th.placeAt(k, hint); ok {
+			return r, true
+		}
+	}
+	if at := next.Load(); at != 0 && at < z.hi && size <= z.hi-at {
+		if r, ok := th.placeAt(k, at); ok {
+			next.Store(at + size)
+			return r, true
+		}
+	}
+	for range 4 { // another thread may map there at the same time
+		maps, err := th.maps()
+		if err != nil {
+			return 0, false
+		}
+		addr, ok := findGap(maps, size, pageSize, z.first, z.hi)
+		if !ok {
+			addr, ok = findGap(maps, size, pageSize, z.lo, z.hi)
+		}
+		if !ok {
+			return 0, false
+		}
+		if r, ok := th.placeAt(k, addr); ok {
+			next.Store(addr + size)
+			return r, true
+		}
+	}
+	return 0, false
+}
+
+// freed notes that a mapping that began at lo is gone: new ones take the lowest memory that is known to be free, so that they need
+// few lookup tables.
+func (as *addressSpace) freed(lo uint64) {
+	for i, z := range zones {
+		if z.first <= lo && lo < as.next[i].Load() {
+			as.next[i].Store(lo)
+		}
+	}
+}
+
+// findGap finds size bytes of [lo, hi) that no mapping has.
+func findGap(maps []loader.VMA, size, align, lo, hi uint64) (uint64, bool) {
+	at := (lo + align - 1) &^ (align - 1)
+	for _, v := range maps {
+		if v.End <= at {
+			continue
+		}
+		if v.Start >= at && v.Start-at >= size {
+			break
+		}
+		at = (v.End + align - 1) &^ (align - 1)
+	}
+	return at, at >= lo && at < hi && hi-at >= size
+}
+
+// nearGap returns a function that gives out disjoint ranges of the near zone.
+func (as *addressSpace) nearGap(maps []loader.VMA) func(size, align uint64) (uint64, error) {
+	next := uint64(nearImages)
+	return func(size, align uint64) (uint64, error) {
+		at, ok := findGap(maps, size, max(align, pageSize), next, abi.NearFirst)
+		if !ok {
+			at, ok = findGap(maps, size, max(align, pageSize), max(next, abi.NearFirst), abi.NearEnd)
+		}
+		if !ok {
+			return 0, fmt.Errorf("no %d bytes below %#x for an image", size, uint64(abi.NearEnd))
+		}
+		next = at + size
+		return at, nil
+	}
+}
