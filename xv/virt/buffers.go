@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xvrun/xv/agent/abi"
+	"xvrun/xv/trap"
 )
 
 // A system call that stores into a page which was made read-only because of its code fails there, and what it took from a
@@ -126,9 +127,8 @@ const maxVectors = 1024
 
 // releaseVector does it for the buffers of n struct iovec.
 func (th *thread) releaseVector(addr, n uint64) {
-	b := make([]byte, 16*min(n, maxVectors))
-	for b = b[:th.read(addr, b)]; len(b) >= 16; b = b[16:] {
-		th.release(binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:]))
+	for _, b := range th.vector(addr, n, trap.Write) {
+		th.release(b.lo, b.hi-b.lo)
 	}
 }
 

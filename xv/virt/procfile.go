@@ -41,11 +41,17 @@ func (th *thread) substitute(fd int64) {
 	own := fmt.Sprintf("/proc/%d/fd/%d", th.tid, fd)
 	name, err := os.Readlink(own)
 	rewrite := procFiles[path.Base(name)]
-	if err != nil || rewrite == nil {
+	if err != nil || rewrite == nil && path.Base(name) != memFile {
+		return
+	}
+	flags, ok := th.openFlags(fd)
+	if rewrite == nil {
+		if flags&unix.O_ACCMODE != unix.O_RDONLY {
+			th.watchWrites()
+		}
 		return
 	}
 	p := th.processOf(procOwner(name))
-	flags, ok := th.openFlags(fd)
 	if p == nil || !ok || flags&unix.O_PATH != 0 {
 		return
 	}
@@ -81,13 +87,7 @@ func procOwner(name string) int {
 
 // openFlags are the flags of a descriptor of the guest (proc_pid_fdinfo(5)).
 func (th *thread) openFlags(fd int64) (flags int, ok bool) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", th.tid, fd))
-	if err != nil {
-		return 0, false
-	}
-	_, rest, _ := bytes.Cut(text, []byte("flags:\t"))
-	line, _, _ := bytes.Cut(rest, []byte("\n"))
-	n, err := strconv.ParseInt(string(line), 8, 64)
+	n, err := strconv.ParseInt(th.fdInfo(fd, "flags"), 8, 64)
 	return int(n), err == nil
 }
 

@@ -50,6 +50,8 @@ func init() {
 		unix.SYS_PTRACE:         refuse(unix.EPERM),
 		unix.SYS_SECCOMP:        (*thread).seccomp,
 		unix.SYS_MODIFY_LDT:     refuse(unix.ENOSYS),
+
+		unix.SYS_PROCESS_VM_WRITEV: (*thread).processVMWritev,
 	}
 }
 
@@ -119,6 +121,9 @@ func (th *thread) systemCall() {
 		return
 	}
 	k := call{uintptr(nr), th.args(&regs)}
+	if memFileCalls[nr] && th.writeMemFile(&regs, k) {
+		return
+	}
 	th.releaseBuffers(k)
 	if th.admitCall(&regs, k) {
 		th.gateCall(regs, k)
