@@ -74,6 +74,11 @@ func bench(ctx context.Context, rounds int, gate bool, only string) error {
 			return err
 		}
 	}
+	if !gate && (only == "" || slices.Contains(strings.Split(only, ","), "trapgc")) {
+		if err := trapgc(ctx, dir, rounds); err != nil {
+			fmt.Printf("%-8s skipped: %v\n", "trapgc", err)
+		}
+	}
 	if len(exceeded) > 0 {
 		return fmt.Errorf("regression: %s", strings.Join(exceeded, "; "))
 	}
