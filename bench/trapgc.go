@@ -14,7 +14,7 @@ var trapHeaps = []int{64, 256, 1024, 4096, 16384}
 
 // trapgc compares ways to find the end of a bump allocator's space: by a compare in each allocation, or by a fault, at which the
 // guest itself collects, in its signal handler, or the host program does (examples/trapgc). Each run builds trees of
-// 260 MB in all and tells how long that took, without its start. A time is divided by that of the compares of the same round, natively or under
+// 65 MB in all and tells how long that took, without its start. A time is divided by that of the compares of the same round, natively or under
 // translation.
 func trapgc(ctx context.Context, dir string, rounds int) error {
 	guest, host, err := buildTrapGC(ctx, dir)
@@ -85,7 +85,7 @@ func buildTrapGC(ctx context.Context, dir string) (guest, host string, err error
 
 // runTrapGC runs one variant and returns the nanoseconds and the number of collections that the guest tells.
 func runTrapGC(ctx context.Context, prefix []string, guest string, heap int) (nanoseconds float64, collections int, err error) {
-	const live, depth, iterations = "8", "8", "16000"
+	const live, depth, iterations = "8", "8", "4000"
 	argv := append(prefix, strconv.Itoa(heap), live, depth, iterations)
 	if prefix[0] != guest {
 		argv = append(prefix, "-heap", strconv.Itoa(heap), "-live", live, "-depth", depth, "-n", iterations, guest)

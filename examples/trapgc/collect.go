@@ -40,10 +40,16 @@ type collector struct {
 	check bool
 
 	heap
+	ctx       *trap.Context
+	err       error    // of reading the guest's memory
 	old, next []byte   // the contents of From up to the first free byte, and of To
+	have      []bool   // for each piece of old: it was read
 	gone      []uint32 // for each object of old: 1 + the offset in next where it has gone
 	stack     []byte
 }
+
+// pieceSize is how much of the old space is read at once. What holds no live object is never read.
+const pieceSize = 4096
 
 var le = binary.LittleEndian
 
@@ -65,6 +71,9 @@ func (c *collector) collect(ctx *trap.Context) error {
 			p := c.moved(le.Uint64(c.next[field:])) // may move next
 			le.PutUint64(c.next[field:], p)
 		}
+	}
+	if c.err != nil {
+		return c.err
 	}
 	if c.check {
 		if err := c.verify(ctx); err != nil {
@@ -93,14 +102,14 @@ func (c *collector) load(ctx *trap.Context) error {
 	if used > c.Size || c.Base-ctx.RSP > 1<<20 {
 		return fmt.Errorf("%#x bytes are used, the stack begins at %#x", used, c.Base)
 	}
+	c.ctx, c.err = ctx, nil
 	c.old = resized(c.old, used)
+	c.have = resized(c.have, used/pieceSize+1)
+	clear(c.have)
 	c.gone = resized(c.gone, used/objectSize)
 	clear(c.gone)
 	c.next = resized(c.next, c.Size)[:0]
 	c.stack = resized(c.stack, (c.Base-ctx.RSP)&^7)
-	if err := ctx.ReadMemory(c.From, c.old); err != nil {
-		return err
-	}
 	return ctx.ReadMemory(ctx.RSP, c.stack)
 }
 
@@ -120,10 +129,24 @@ func (c *collector) moved(word uint64) uint64 {
 	}
 	to := &c.gone[at/objectSize]
 	if *to == 0 {
+		c.need(at / pieceSize)
 		*to = 1 + uint32(len(c.next))
 		c.next = append(c.next, c.old[at:at+objectSize]...)
 	}
 	return c.To + uint64(*to-1)
+}
+
+// need reads a piece of the old space, if that was not done yet. No object lies in two pieces.
+func (c *collector) need(piece uint64) {
+	if c.have[piece] {
+		return
+	}
+	c.have[piece] = true
+	lo := piece * pieceSize
+	hi := min(lo+pieceSize, uint64(len(c.old)))
+	if err := c.ctx.ReadMemory(c.From+lo, c.old[lo:hi]); err != nil {
+		c.err = err
+	}
 }
 
 // store writes what has changed to the guest, and exchanges the spaces.
