@@ -279,3 +279,44 @@ func (tty *terminal) wait(t *testing.T) *os.ProcessState {
 	<-tty.copied
 	return tty.cmd.ProcessState
 }
+
+// TestSignalsAtStart sends signals to xvrun's process group while the program is started: it is stopped and goes on, or
+// ends by the signal, but xvrun doesn't wait for ever.
+func TestSignalsAtStart(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGTSTP, syscall.SIGTERM, syscall.SIGINT} {
+		t.Run(unix.SignalName(sig), func(t *testing.T) {
+			t.Parallel()
+			for delay := time.Duration(0); delay < 16*time.Millisecond; delay += 300 * time.Microsecond {
+				cmd := exec.Command(xvrun, "sh", "-c", "exit 7")
+				var out bytes.Buffer
+				cmd.Stdout, cmd.Stderr = &out, &out
+				cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				ended := make(chan struct{})
+				go func() { cmd.Wait(); close(ended) }()
+				time.Sleep(delay)
+				syscall.Kill(-cmd.Process.Pid, sig)
+				limit := time.Now().Add(20 * time.Second)
+				for running := true; running; {
+					select {
+					case <-ended:
+						running = false
+					case <-time.After(10 * time.Millisecond):
+						syscall.Kill(-cmd.Process.Pid, syscall.SIGCONT)
+					}
+					if time.Now().After(limit) {
+						syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+						<-ended
+						t.Fatalf("after %v: xvrun did not end; output %q", delay, &out)
+					}
+				}
+				ws := cmd.ProcessState.Sys().(syscall.WaitStatus)
+				if ws.ExitStatus() != 7 && (sig == syscall.SIGTSTP || !ws.Signaled() || ws.Signal() != sig) {
+					t.Errorf("after %v: %v, output %q", delay, cmd.ProcessState, &out)
+				}
+			}
+		})
+	}
+}

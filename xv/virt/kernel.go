@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// getSigMask reads the signal mask of a stopped tracee.
-func getSigMask(tid int, mask *uint64) error {
-	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, ptraceGetSigMask, uintptr(tid), 8, uintptr(unsafe.Pointer(mask)), 0, 0)
+// setSigMask sets the signal mask of the calling OS thread and stores the one before into old, unless that is nil.
+func setSigMask(mask, old *uint64) error {
+	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(mask)), uintptr(unsafe.Pointer(old)), 8, 0, 0)
 	if errno != 0 {
 		return errno
 	}
@@ -28,8 +28,6 @@ func seize(tid int) error {
 	return nil
 }
 
-// ptraceGetSigMask is PTRACE_GETSIGMASK.
-const ptraceGetSigMask = 0x420a
 
 // listenOrCont continues a tracee after a PTRACE_EVENT_STOP: a group stop must last.
 func listenOrCont(tid int, ws unix.WaitStatus) {

@@ -107,8 +107,11 @@ func (r *reaper) spawn() error {
 	}
 	defer rd.Close()
 	// The file is given a number in the child: ForkExec takes others there for itself.
-	r.pid, err = syscall.ForkExec("/proc/self/fd/3", []string{"xv-reaper"},
-		&syscall.ProcAttr{Files: []uintptr{rd.Fd(), uintptr(r.pids.fd), uintptr(r.contexts.fd), uintptr(fd)}})
+	_, err = blocked(func() (err error) {
+		r.pid, err = syscall.ForkExec("/proc/self/fd/3", []string{"xv-reaper"},
+			&syscall.ProcAttr{Files: []uintptr{rd.Fd(), uintptr(r.pids.fd), uintptr(r.contexts.fd), uintptr(fd)}})
+		return err
+	})
 	if err != nil {
 		wr.Close()
 		return err

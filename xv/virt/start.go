@@ -29,7 +29,11 @@ func (s *Session) forkFirst() (*process, error) {
 		}
 		attr.Files = append(attr.Files, fd)
 	}
-	pid, err := syscall.ForkExec(s.cfg.Path, s.cfg.Argv, attr)
+	var pid int
+	mask, err := blocked(func() (err error) {
+		pid, err = syscall.ForkExec(s.cfg.Path, s.cfg.Argv, attr)
+		return err
+	})
 	runtime.KeepAlive(s.cfg.Files)
 	if err != nil {
 		var errno syscall.Errno
@@ -52,7 +56,7 @@ func (s *Session) forkFirst() (*process, error) {
 	if err != nil || !ws.Stopped() {
 		return nil, fmt.Errorf("process %d did not stop at its execve: status %#x, %v", pid, ws, err)
 	}
-	p, err := s.injectFirst(pid)
+	p, err := s.injectFirst(pid, mask)
 	if err != nil {
 		unix.Kill(pid, unix.SIGKILL)
 		unix.Wait4(pid, nil, 0, nil)
@@ -61,7 +65,23 @@ func (s *Session) forkFirst() (*process, error) {
 	return p, nil
 }
 
-func (s *Session) injectFirst(pid int) (*process, error) {
+// blocked calls f with all signals blocked but SIGTRAP, by which a traced process says that it has executed a program, and
+// returns the mask before. A child that f forks keeps them blocked: between fork and execve a signal meant for its process
+// group would stop it, and with it the thread that waits for the execve (vfork(2)).
+func blocked(f func() error) (mask uint64, err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	all := ^bit(int(unix.SIGTRAP))
+	if err := setSigMask(&all, &mask); err != nil {
+		return 0, err
+	}
+	err = f()
+	setSigMask(&mask, nil)
+	return mask, err
+}
+
+// injectFirst puts the agent into the first process. Its guest's signal mask is mask.
+func (s *Session) injectFirst(pid int, mask uint64) (*process, error) {
 	as, err := s.newAddressSpace()
 	if err != nil {
 		return nil, err
@@ -77,10 +97,6 @@ func (s *Session) injectFirst(pid int) (*process, error) {
 	}
 	if err := s.setLimits(p); err != nil {
 		return nil, err
-	}
-	var mask uint64
-	if err := getSigMask(pid, &mask); err != nil {
-		return nil, fmt.Errorf("PTRACE_GETSIGMASK: %w", err)
 	}
 	th.setGuestMask(mask)
 	if err := th.inject(pid); err != nil {
