@@ -21,7 +21,7 @@ import (
 func TestMain(m *testing.M) { harness.Main(m) }
 
 // limit is how long a guest may run.
-const limit = 30 * time.Second
+const limit = time.Minute
 
 // builtVar names a directory with guests that are built already, for tests that run as another user.
 const builtVar = "XV_TEST_HOST_GUESTS"
@@ -85,7 +85,7 @@ func TestUser(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "go.mod"), nil, 0o644); err != nil { // the harness looks for one
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*limit)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(dir, "test"), "-test.run", "^Test(Fault|Trap|Watch|Protect|Page|Track|Tool)")
 	cmd.Dir = dir

@@ -180,6 +180,51 @@ func TestProtect(t *testing.T) {
 	run(t, cmd, out, "1102 1\n-1 1\n1\n")
 }
 
+func TestWatchAnswers(t *testing.T) {
+	t.Parallel()
+	cmd, out := guest(t, "c/paged.c", "answers")
+	var w *xv.Watch
+	n := 0
+	asked(cmd, func(op uint64, m xv.Memory) {
+		if op == opStop {
+			w.Close()
+			return
+		}
+		var err error
+		w, err = cmd.Process.Watch(m, trap.Write, func(c *trap.Context) trap.Action {
+			n++
+			switch n {
+			case 1:
+				return trap.Skip
+			case 2:
+				c.RAX = 77
+				return trap.Proceed
+			case 3:
+				return trap.Deliver
+			}
+			if v, err := c.Uint64(m.Addr); v != 77 || err != nil { // the watch does not keep the host out
+				t.Errorf("%d, %v", v, err)
+			}
+			if err := c.SetUint64(m.Addr, 78); err != nil {
+				t.Error(err)
+			}
+			return trap.Skip
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	run(t, cmd, out, "0\n0\n1102\n0\n78\n")
+}
+
+func TestWatchStepping(t *testing.T) {
+	t.Parallel()
+	got := watched(t, "stepping", trap.Read|trap.Write, "6\n6\n")
+	if want := []string{"write 0", "write 8", "read 0"}; !slices.Equal(got, want) && !slices.Equal(got, []string{"write 0", "read 8", "write 8", "read 0"}) {
+		t.Errorf("told %q, want %q", got, want)
+	}
+}
+
 func TestPage(t *testing.T) {
 	t.Parallel()
 	cmd, out := guest(t, "c/paged.c", "paging")

@@ -273,6 +273,41 @@ static void threads(void) {
 	printf("%ld\n", *(long *)m);
 }
 
+// Stores that the host answers in different ways.
+static void answers(void) {
+	volatile uint64_t *v = (void *)memory(1);
+	handle();
+	host(start, (void *)v, page);
+	for (volatile uint64_t n = 1; n < 5; n++) {
+		code = 0;
+		if (!sigsetjmp(back, 1))
+			__asm__ volatile("mov %1, (%0)" : : "r"(v), "a"(n) : "memory");
+		printf("%d\n", code);
+	}
+	host(stop, 0, 0);
+	printf("%lu\n", *v);
+}
+
+static volatile int steps;
+
+static void onStep(int sig) { steps++; }
+
+// A program that steps itself gets as many traps as without a watch.
+static void stepping(void) {
+	char *m = memory(1);
+	signal(SIGTRAP, onStep);
+	for (int i = 0; i < 2; i++) {
+		steps = 0;
+		uint64_t flags;
+		__asm__ volatile("pushfq\n\tpop %0\n\tmov %0, %%r12\n\tor $0x100, %%r12\n\tpush %%r12\n\tpopfq\n\t"
+		                 "movq $1, (%1)\n\tnop\n\taddq $1, 8(%1)\n\tmov (%1), %%r13\n\tpush %0\n\tpopfq\n\tnop"
+		                 : "=&r"(flags) : "r"(m) : "r12", "r13", "memory", "cc");
+		printf("%d\n", steps);
+		if (i == 0)
+			host(start, m, page);
+	}
+}
+
 // Tools that the host starts on its own, while the guest runs.
 static void outside(void) {
 	volatile char *m = memory(1);
@@ -290,7 +325,7 @@ int main(int argc, char **argv) {
 	} modes[] = {
 		{"watch", watch}, {"string", string}, {"protect", protect}, {"calls", calls}, {"paging", paging},
 		{"bad", badPaging}, {"dirty", dirty}, {"mapping", mapping}, {"generated", generated}, {"threads", threads},
-		{"outside", outside},
+		{"outside", outside}, {"answers", answers}, {"stepping", stepping},
 	};
 	for (unsigned i = 0; i < sizeof modes / sizeof *modes; i++)
 		if (argc > 1 && strcmp(argv[1], modes[i].name) == 0) {
