@@ -156,10 +156,7 @@ func run(args []string) (end outcome) {
 		cmd.Trace = report
 	}
 	if o.trapPrint {
-		cmd.OnFault(trap.Filter{}, func(c *trap.Context) trap.Action {
-			io.WriteString(report, c.String()) // one write: blocks of several threads don't mix
-			return trap.Deliver
-		})
+		cmd.OnFault(trap.Filter{}, trapPrinter(report))
 	}
 	m := newMirror(cmd)
 	if err := cmd.Start(); err != nil {

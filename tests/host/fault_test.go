@@ -236,7 +236,7 @@ func TestTrapPrint(t *testing.T) {
 	if err != nil || res.Status.ExitStatus() != 3 || !bytes.HasPrefix(res.Stdout, []byte("signal 11")) {
 		t.Fatalf("%v, %v, output %q", err, res.Status, res.Stdout)
 	}
-	for _, want := range []string{": SIGSEGV (SEGV_MAPERR) address 0x1234 access write\n", "mov %rax,0x1234\n", "rax    0000000000000001", "\nrflags 0", "gsbase 0"} {
+	for _, want := range []string{": SIGSEGV (SEGV_MAPERR) address 0x1234 access write\n", "mov %rax,0x1234\n", "rax    0000000000000001", "\nrflags 0", "gsbase 0", "\nfile   " + path + ", offset 0x"} {
 		if !bytes.Contains(text, []byte(want)) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
