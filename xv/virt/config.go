@@ -6,8 +6,10 @@
 // A guest's thread and the supervisor meet in hand-offs (package agent/abi). A server thread for each
 // CPU answers them; several hand-offs are handled at the same time, one at most for each guest thread.
 //
-// Locks, in the order in which they may be taken: addressSpace.mu, the cache's own lock,
-// addressSpace.rangesMu, Session.mu.
+// Locks, in the order in which they may be taken: thread.hostMu, addressSpace.mu, the cache's own lock, pageTools.mu,
+// addressSpace.rangesMu, Session.mu. A callback of the host is called with none, but for pageTool.filling of a pager, and what
+// the reader of code holds where code is to be filled: there hostMu comes late, but whoever else has it then takes only
+// those from pageTools.mu on.
 package virt
 
 import (

@@ -3,6 +3,7 @@
 package virt
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"slices"
@@ -155,10 +156,27 @@ func (s *Session) tool(pid int, addr, length uint64, t *pageTool) (PageTool, err
 	t.as = p.as
 	s.mu.Unlock()
 	t.open = map[uint64]int{}
+	if reserved, err := t.as.isReserved(lo, hi); err != nil || reserved {
+		return nil, cmp.Or(err, errNotMapped)
+	}
 	if err := t.as.onThread(func(th *thread) error { return t.install(th, lo, hi) }); err != nil {
 		return nil, fmt.Errorf("memory %#x-%#x of process %d: %w", lo, hi, p.pid, err)
 	}
 	return t, nil
+}
+
+// isReserved is reserved for callers that are no handlers. The error is os.ErrProcessDone.
+func (as *addressSpace) isReserved(lo, hi uint64) (yes bool, err error) {
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case gone:
+			err = os.ErrProcessDone
+		default:
+			panic(r)
+		}
+	}()
+	return as.reserved(lo, hi), nil
 }
 
 // Watch calls f at accesses of memory; see package xv for this and the following.

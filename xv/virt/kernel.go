@@ -28,7 +28,6 @@ func seize(tid int) error {
 	return nil
 }
 
-
 // listenOrCont continues a tracee after a PTRACE_EVENT_STOP: a group stop must last.
 func listenOrCont(tid int, ws unix.WaitStatus) {
 	switch ws.StopSignal() {

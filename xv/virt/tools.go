@@ -108,7 +108,7 @@ func (as *addressSpace) apply(th *thread, lo, hi uint64) error {
 	return th.remoteErr(as.protections(lo, hi)...)
 }
 
-// ErrNotMapped is the error of a page tool for memory that the guest does not have.
+// errNotMapped is the error of a page tool for memory that the guest does not have.
 var errNotMapped = errors.New("not all of it is memory of the guest")
 
 // learn adds the guest's protections of [lo, hi) to the shadow. The caller holds mu.
@@ -152,12 +152,9 @@ func (as *addressSpace) meant(v loader.VMA, page uint64) int {
 	return prot
 }
 
-// install starts a tool for [lo, hi), by th.
+// install starts a tool for [lo, hi), by th. The address space must not be entered: th may be one that reads code.
 func (t *pageTool) install(th *thread, lo, hi uint64) error {
 	as, ts := t.as, &t.as.tools
-	if as.reserved(lo, hi) {
-		return errNotMapped
-	}
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	if err := as.learn(th, lo, hi, t.kind == pagerTool); err != nil {
