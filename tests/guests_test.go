@@ -114,6 +114,8 @@ var guests = []guest{
 	{src: "c/patch.c", kinds: harness.AllKinds},
 	{src: "c/manymaps.c"},
 	{src: "c/pokes.c", kinds: glibc},
+	{src: "c/uring.c", kinds: glibc},
+	{src: "c/shm.c", kinds: glibc},
 	{src: "c/alignment.c"},
 	{src: "c/dlopen.c", kinds: []harness.Kind{harness.NoPIE, harness.PIE}, flags: []string{"-ldl"}, runs: []run{{name: "few"}, {name: "many", args: []string{"x"}}}},
 	{src: "c/tls.c", kinds: []harness.Kind{harness.NoPIE, harness.PIE}, links: []library{{"c/tlslib.c", []string{"-DLINKED"}}},

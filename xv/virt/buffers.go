@@ -88,6 +88,17 @@ func (as *addressSpace) inUse(page uint64) bool {
 	})
 }
 
+// asynchronous handles the system calls that make an instance of io_uring or of asynchronous I/O: from now on the kernel may store
+// into any memory, at any time, so that no page is made read-only.
+func (th *thread) asynchronous(regs *registers) {
+	as := th.p.as
+	c := as.enter()
+	c.dropPages(c.volatile.setAsync())
+	as.exit()
+	as.unprotectAny(th, 0, userLimit)
+	th.finish(regs, call{uintptr(regs.gpr[rax]), th.args(regs)})
+}
+
 // releaseBuffers makes the pages writable that the system call k may store into.
 func (th *thread) releaseBuffers(k call) {
 	as := th.p.as

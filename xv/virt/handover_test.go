@@ -33,7 +33,7 @@ func TestRecordComplete(t *testing.T) {
 		{limit{}, "soft hard", ""},
 		{passed{}, "call child opens", ""},
 		{call{}, "nr args", ""},
-		{volatileCode{}, "ranges shared settled heat", "mu"},
+		{volatileCode{}, "ranges shared async settled heat", "mu"},
 		{pageUse{}, "samples need", ""},
 		{confined{}, "strict filter", ""},
 		{warmth{}, "program image files", "mu"},

@@ -449,7 +449,7 @@ func (as *addressSpace) protectAliases(th *thread, page uint64) bool {
 	if err != nil {
 		return false
 	}
-	for _, alias := range aliasesOf(vmas, page) {
+	for _, alias := range aliasesOf(vmas, page, as.isProtected) {
 		as.rangesMu.Lock()
 		if !slices.Contains(as.aliases[alias], page) {
 			as.aliases[alias] = append(as.aliases[alias], page)
@@ -462,18 +462,17 @@ func (as *addressSpace) protectAliases(th *thread, page uint64) bool {
 	return true
 }
 
-// aliasesOf lists the other pages of writable mappings that are the same page of a file.
-func aliasesOf(vmas []loader.VMA, page uint64) (list []uint64) {
+// aliasesOf lists the other pages that are the same page of a file, of writable mappings, or protected because of their own code.
+func aliasesOf(vmas []loader.VMA, page uint64, protected func(page uint64) bool) (list []uint64) {
 	i := slices.IndexFunc(vmas, func(v loader.VMA) bool { return v.Contains(page) })
-	if i < 0 || !vmas[i].Shared || vmas[i].Inode == 0 {
+	if i < 0 || !vmas[i].Shared || !vmas[i].File() {
 		return nil
 	}
 	code := vmas[i]
 	offset := code.Offset + page - code.Start
 	for _, v := range vmas {
-		if v.Shared && v.Dev == code.Dev && v.Inode == code.Inode && v.Prot&loader.ProtWrite != 0 &&
-			v.Offset <= offset && offset-v.Offset < v.Len() {
-			if at := v.Start + offset - v.Offset; at != page {
+		if v.Shared && v.Dev == code.Dev && v.Inode == code.Inode && v.Offset <= offset && offset-v.Offset < v.Len() {
+			if at := v.Start + offset - v.Offset; at != page && (v.Prot&loader.ProtWrite != 0 || protected(at)) {
 				list = append(list, at)
 			}
 		}
@@ -498,7 +497,7 @@ func (th *thread) finishShared(regs *registers, k call) {
 func (as *addressSpace) mappedShared() {
 	c := as.enter()
 	defer as.exit()
-	c.volatile.unsettleShared(func(page uint64) { c.space.Invalidate(page, page+pageSize) })
+	c.dropPages(c.volatile.unsettleShared())
 }
 
 // isProtected reports whether a page is read-only because code was translated from it.

@@ -77,10 +77,13 @@ func TestAliases(t *testing.T) {
 		{Start: 0x10000, End: 0x13000, Prot: rw, Inode: 7, Offset: 0},
 	}
 	for page, want := range map[uint64][]uint64{0x1000: nil, 0x2000: {0x8000}, 0x3000: {0x9000}, 0xc000: nil, 0x10000: nil, 0x20000: nil} {
-		got := aliasesOf(maps, page)
+		got := aliasesOf(maps, page, func(page uint64) bool { return false })
 		if len(got) != len(want) || len(got) == 1 && got[0] != want[0] {
 			t.Errorf("aliases of %#x: %#x, want %#x", page, got, want)
 		}
+	}
+	if got := aliasesOf(maps, 0x8000, func(page uint64) bool { return page == 0x2000 }); len(got) != 1 || got[0] != 0x2000 {
+		t.Errorf("aliases that are read-only because of their own code: %#x", got)
 	}
 }
 

@@ -66,7 +66,7 @@ const nearImages = 0x0800_0000
 func (as *addressSpace) fork() *addressSpace {
 	code := as.enter()
 	defer as.exit()
-	code.volatile.unsettleShared(func(page uint64) { code.space.Invalidate(page, page+pageSize) })
+	code.dropPages(code.volatile.unsettleShared())
 	as.rangesMu.RLock()
 	defer as.rangesMu.RUnlock()
 	child := &addressSpace{s: as.s, code: code, ranges: as.ranges.clone(), protected: map[uint64]struct{}{}, aliases: maps.Clone(as.aliases)}
@@ -193,6 +193,13 @@ func (c *codeSpace) slot(addr uint64, isCall bool) *uint32 {
 		}
 	}
 	return nil
+}
+
+// dropPages drops the translations of pages.
+func (c *codeSpace) dropPages(pages []uint64) {
+	for _, page := range pages {
+		c.space.Invalidate(page, page+pageSize)
+	}
 }
 
 func (c *codeSpace) leave() {

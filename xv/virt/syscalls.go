@@ -52,6 +52,10 @@ func init() {
 		unix.SYS_MODIFY_LDT:     refuse(unix.ENOSYS),
 
 		unix.SYS_PROCESS_VM_WRITEV: (*thread).processVMWritev,
+		unix.SYS_IO_URING_SETUP:    (*thread).asynchronous,
+		unix.SYS_IO_SETUP:          (*thread).asynchronous,
+		unix.SYS_SHMAT:             (*thread).shmat,
+		unix.SYS_SHMDT:             (*thread).shmdt,
 	}
 }
 

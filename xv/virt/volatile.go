@@ -22,6 +22,7 @@ type volatileCode struct {
 	mu      sync.Mutex
 	ranges  ranges             // volatile, but for the pages that are settled
 	shared  ranges             // of these, what other processes or other mappings may change
+	async   bool               // the kernel stores into memory at any time, by io_uring: what can be written does not settle
 	settled map[uint64]bool    // by page
 	heat    map[uint64]pageUse // by page
 }
@@ -51,7 +52,7 @@ func newVolatileCode() volatileCode {
 func (v *volatileCode) clone() volatileCode {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return volatileCode{ranges: v.ranges.clone(), shared: v.shared.clone(), settled: maps.Clone(v.settled), heat: maps.Clone(v.heat)}
+	return volatileCode{ranges: v.ranges.clone(), shared: v.shared.clone(), async: v.async, settled: maps.Clone(v.settled), heat: maps.Clone(v.heat)}
 }
 
 // covers reports whether all of [lo, hi) is volatile, and whether any of it is shared.
@@ -122,15 +123,18 @@ func (v *volatileCode) written(page uint64) {
 	}
 }
 
-// sample notes that code of a page is executed much, by weight samples. It reports whether the page has settled now, or how many
-// samples it is short of that.
-func (v *volatileCode) sample(page uint64, weight int, alone bool) (settled bool, short int) {
+// sample notes that code of a page, which the guest may write if writable is set, is executed much, by weight samples; alone
+// says that there is no other process. It reports whether the page has settled now, or how many samples it is short of that.
+func (v *volatileCode) sample(page uint64, weight int, writable, alone bool) (settled bool, short int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if _, ok := v.ranges.find(page); !ok || v.settled[page] {
 		return false, 1
 	}
-	if _, ok := v.shared.find(page); ok && !alone {
+	if _, shared := v.shared.find(page); shared && (v.async || !alone) {
+		return false, maxNeed
+	}
+	if v.async && writable {
 		return false, maxNeed
 	}
 	use := v.heat[page]
@@ -144,16 +148,33 @@ func (v *volatileCode) sample(page uint64, weight int, alone bool) (settled bool
 	return v.settled[page], use.need - use.samples
 }
 
-// unsettleShared makes the pages volatile that another process will be able to change, and calls drop for them.
-func (v *volatileCode) unsettleShared(drop func(page uint64)) {
+// unsettleShared makes the pages volatile that another process will be able to change, and returns them: their translations are to
+// be dropped.
+func (v *volatileCode) unsettleShared() []uint64 {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	return v.unsettleIf(func(page uint64) bool {
+		_, ok := v.shared.find(page)
+		return ok
+	})
+}
+
+// setAsync makes all pages volatile, and keeps those from settling that can be written. It returns as unsettleShared.
+func (v *volatileCode) setAsync() []uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.async = true
+	return v.unsettleIf(func(uint64) bool { return true })
+}
+
+func (v *volatileCode) unsettleIf(f func(page uint64) bool) (list []uint64) {
 	for page := range v.settled {
-		if _, ok := v.shared.find(page); ok {
+		if f(page) {
 			delete(v.settled, page)
-			defer drop(page)
+			list = append(list, page)
 		}
 	}
+	return list
 }
 
 // stackReach is how far below the stack pointer and above it a page counts as one of the stack, which does not settle: it
@@ -180,14 +201,15 @@ func (th *thread) sampledAt(stub uint32, sp uint64, weight int) (short int) {
 	if page+stackReach > sp && page < sp+stackReach {
 		return maxNeed
 	}
-	if cr, ok := as.executable(page); ok && cr.prot&unix.PROT_WRITE != 0 {
-		// The page may become read-only.
+	cr, ok := as.executable(page)
+	writable := ok && cr.prot&unix.PROT_WRITE != 0
+	if writable { // the page may become read-only
 		as.guard(page)
 		if as.inUse(page) {
 			return 1
 		}
 	}
-	settled, short := c.volatile.sample(page, weight, len(th.p.s.alive()) == 1)
+	settled, short := c.volatile.sample(page, weight, writable, len(th.p.s.alive()) == 1)
 	if settled {
 		c.space.Invalidate(page, page+pageSize)
 	}
@@ -197,6 +219,7 @@ func (th *thread) sampledAt(stub uint32, sp uint64, weight int) (short int) {
 // volatileRecord is volatileCode in the record of a handover.
 type volatileRecord struct {
 	Ranges, Shared [][3]uint64 // lo, hi, prot
+	Async          bool
 	Settled        []uint64
 	Heat           map[uint64][2]int // samples, need
 }
@@ -204,7 +227,7 @@ type volatileRecord struct {
 func (v *volatileCode) record() volatileRecord {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	r := volatileRecord{Ranges: v.ranges.record(), Shared: v.shared.record(), Heat: map[uint64][2]int{}}
+	r := volatileRecord{Ranges: v.ranges.record(), Shared: v.shared.record(), Async: v.async, Heat: map[uint64][2]int{}}
 	for page := range v.settled {
 		r.Settled = append(r.Settled, page)
 	}
@@ -222,5 +245,5 @@ func (r *volatileRecord) restore() volatileCode {
 	for page, use := range r.Heat {
 		heat[page] = pageUse{use[0], use[1]}
 	}
-	return volatileCode{ranges: rangesOf(r.Ranges), shared: rangesOf(r.Shared), settled: settled, heat: heat}
+	return volatileCode{ranges: rangesOf(r.Ranges), shared: rangesOf(r.Shared), async: r.Async, settled: settled, heat: heat}
 }

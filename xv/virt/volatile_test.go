@@ -11,7 +11,7 @@ func TestVolatileCode(t *testing.T) {
 	v := newVolatileCode()
 	const page, next, shared = 0x10000, 0x11000, 0x40000
 	sample := func(page uint64, alone bool) bool {
-		settled, _ := v.sample(page, 1, alone)
+		settled, _ := v.sample(page, 1, true, alone)
 		return settled
 	}
 	if v.contains(page) || sample(page, true) {
@@ -41,7 +41,7 @@ func TestVolatileCode(t *testing.T) {
 		v.written(page)
 		v.written(page) // by another thread
 	}
-	if settled, short := v.sample(page, 10, true); settled || short != 6 {
+	if settled, short := v.sample(page, 10, true, true); settled || short != 6 {
 		t.Errorf("10 of 16 samples at once: settled %v, %d short", settled, short)
 	}
 	for range 20 {
@@ -57,16 +57,23 @@ func TestVolatileCode(t *testing.T) {
 		t.Error("shared memory settles when others can write it, or not at all")
 	}
 	c := v.clone()
-	var dropped []uint64
 	sample(next, true)
-	v.unsettleShared(func(page uint64) { dropped = append(dropped, page) })
+	dropped := v.unsettleShared()
 	if !slices.Equal(dropped, []uint64{shared}) || !v.contains(shared) || v.contains(next) {
 		t.Errorf("unsettled %#x", dropped)
 	}
 	if c.contains(shared) || !c.contains(next) {
 		t.Error("the clone changes with what it is a clone of")
 	}
-	v.remove(page, page+2*pageSize)
+	sample(shared, true)
+	dropped = v.setAsync()
+	if !slices.Contains(dropped, shared) || sample(next, true) || sample(shared, true) {
+		t.Errorf("what the kernel may store into settles; unsettled %#x", dropped)
+	}
+	if settled, _ := v.sample(next, 1, false, true); !settled {
+		t.Error("what nobody may write does not settle")
+	}
+	v = newVolatileCode()
 	v.add(page, page+2*pageSize, false)
 	if !v.contains(next) || !sample(page, true) {
 		t.Error("new memory has the history of the old")
