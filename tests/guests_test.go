@@ -115,6 +115,7 @@ var guests = []guest{
 	{src: "c/manymaps.c"},
 	{src: "c/pokes.c", kinds: glibc},
 	{src: "c/uring.c", kinds: glibc},
+	{src: "c/uffd.c", kinds: glibc, flags: []string{"-lm"}},
 	{src: "c/shm.c", kinds: glibc},
 	{src: "c/alignment.c"},
 	{src: "c/dlopen.c", kinds: []harness.Kind{harness.NoPIE, harness.PIE}, flags: []string{"-ldl"}, runs: []run{{name: "few"}, {name: "many", args: []string{"x"}}}},

@@ -36,6 +36,7 @@ type record struct {
 	CacheSize  int
 	StoreDir   string
 	XFeatures  uint64
+	MayLack    bool
 	Started    time.Time
 	Trace      int // -1: none
 	Agent      int
@@ -238,7 +239,7 @@ func (s *Session) record(files *fdList) *record {
 		}
 	}
 	r := &record{
-		CacheSize: s.cfg.CacheSize, StoreDir: s.cfg.StoreDir, XFeatures: s.xfeatures.Load(), Started: s.started, Trace: -1, NextSlot: s.nextSlot,
+		CacheSize: s.cfg.CacheSize, StoreDir: s.cfg.StoreDir, XFeatures: s.xfeatures.Load(), MayLack: s.mayLack.Load(), Started: s.started, Trace: -1, NextSlot: s.nextSlot,
 		Agent: files.add(s.agent.fd), Contexts: files.add(s.contexts.fd),
 		ReaperPipe: files.add(int(s.reaper.pipe.Fd())), ReaperPIDs: files.add(s.reaper.pids.fd),
 	}
@@ -349,6 +350,7 @@ func TakeOver() (*Session, error) {
 	s := newSession(&Config{CacheSize: r.CacheSize, StoreDir: r.StoreDir})
 	s.started, s.nextSlot = r.Started, r.NextSlot
 	s.xfeatures.Store(r.XFeatures)
+	s.mayLack.Store(r.MayLack)
 	close(s.ended)
 	if err := s.restore(&r); err != nil {
 		return nil, err

@@ -15,13 +15,13 @@ func TestRecordComplete(t *testing.T) {
 		state            any
 		recorded, remade string
 	}{
-		{Session{}, "cfg agent contexts reaper started slots nextSlot processes xfeatures",
+		{Session{}, "cfg agent contexts reaper started slots nextSlot processes xfeatures mayLack",
 			"store bells nothing mu free births fewer first left stop failure settling handing closed draining resting ended status " +
 				"counters traceMu deaths untied"},
 		{Config{}, "Trace CacheSize StoreDir", "Path Argv Env Dir Files Ignored Limits Setpgid Warn OnFault"},
 		{process{}, "pid pidfd undumpable limits threads as actions", "s parent dead executing confining ignoredSet"},
 		{thread{}, "slot tid alt resuming waits away passed held op trap arrived skipStep confined",
-			"p ctx dead left server looked answered parked busy zeroed target kicked kicking weight step admitted hostMu inHost raising undo starting attempting"},
+			"p ctx dead left server looked answered parked busy zeroed target kicked kicking weight absent step admitted hostMu inHost raising undo starting attempting"},
 		{addressSpace{}, "code ranges protected aliases guardLo guardHi files readExec lockNew mdwe unpassed", "s mu closed unmapped rangesMu users tools next"},
 		{codeSpace{}, "upper far warm volatile", "s cache tables farMu space users generation asked"},
 		{signalStack{}, "sp flags size", ""},

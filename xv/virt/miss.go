@@ -73,17 +73,17 @@ func (th *thread) retryBranch(stub uint32, regs registers) bool {
 	return true
 }
 
-// takeLink binds the link of an exit stub. If the cache is full the branch is answered without
-// binding it, since the stub's memory may be used again meanwhile.
+// takeLink binds the link of an exit stub. If the cache is full, or the thread had to wait for the code, the branch is answered
+// without binding it, since the stub's memory may be used again meanwhile.
 func (th *thread) takeLink(stub uint32) (resume uint32, target uint64, isCall bool, err error) {
 	as := th.p.as
 	func() {
 		c := as.enter()
 		defer as.exit()
-		th.looked = c.generation.Load()
+		th.looked, th.absent = c.generation.Load(), 0
 		resume, target, isCall, err = c.space.TakeLink(codeReader{th}, stub)
 	}()
-	if !errors.Is(err, tcache.ErrFull) {
+	if !errors.Is(err, tcache.ErrFull) && (err == nil || errors.Is(err, tcache.ErrStub) || !th.awaitPage()) {
 		return resume, target, isCall, err
 	}
 	if isCall {

@@ -54,6 +54,7 @@ type thread struct {
 	target   uint64        // of the jump that it then seems to have made
 	kicked   time.Time     // when kick was last called; guarded by the cache's lock
 	kicking  atomic.Bool   // a kick is on its way
+	absent   uint64        // page of code that is not there, see hasPages
 	weight   int           // samples that the fuel it was last given stands for; 0: one
 
 	confined atomic.Pointer[confined] // nil: all system calls are permitted

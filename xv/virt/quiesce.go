@@ -119,9 +119,12 @@ func (th *thread) lookup(orig uint64, f func(*tcache.Space) (uint32, error)) (ui
 		cache, err := func() (uint32, error) {
 			c := as.enter()
 			defer as.exit()
-			th.looked = c.generation.Load()
+			th.looked, th.absent = c.generation.Load(), 0
 			return f(c.space)
 		}()
+		if err != nil && th.awaitPage() {
+			continue
+		}
 		if !errors.Is(err, tcache.ErrFull) {
 			th.parked.Store(false)
 			return cache, err

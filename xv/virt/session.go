@@ -56,6 +56,7 @@ type Session struct {
 	status   Status
 	counters counters
 
+	mayLack   atomic.Bool   // pages of guests may be absent, see userfaultfd
 	xfeatures atomic.Uint64 // components of the extended state in signal frames, as the kernel says
 	traceMu   sync.Mutex
 	deaths    *deathWatch

@@ -247,6 +247,9 @@ func (r codeReader) ReadCode(addr uint64, p []byte) int {
 			break
 		}
 		want := p[n : end-addr]
+		if !r.th.hasPages(addr+uint64(n), end) {
+			break
+		}
 		got := r.th.read(addr+uint64(n), want)
 		n += got
 		if got < len(want) {

@@ -54,6 +54,7 @@ func init() {
 		unix.SYS_PROCESS_VM_WRITEV: (*thread).processVMWritev,
 		unix.SYS_IO_URING_SETUP:    (*thread).asynchronous,
 		unix.SYS_IO_SETUP:          (*thread).asynchronous,
+		unix.SYS_USERFAULTFD:       (*thread).userfaultfd,
 		unix.SYS_SHMAT:             (*thread).shmat,
 		unix.SYS_SHMDT:             (*thread).shmdt,
 	}
