@@ -70,7 +70,7 @@ func (p *Process) Protect(m Memory, access trap.Access) (*Watch, error) {
 // Page makes fill be called at the first access to each page of private memory, for its contents: page is its address,
 // b its 4096 bytes, zeros at first. The thread that wants the page waits, as do others that want it; pages are filled one
 // at a time. An error of fill gives the guest a SIGBUS, or a system call EFAULT, and the next access
-// asks again. fill must not use page tools. What the guest throws away by madvise(2) is zero then, and not filled again. Page works by faults alone, without userfaultfd(2), but needs a kernel that lets a
+// asks again. fill may use page tools. What the guest throws away by madvise(2) is zero then, and not filled again. Page works by faults alone, without userfaultfd(2), but needs a kernel that lets a
 // tracer write to memory without permissions (proc_mem.force_override); else it is an error.
 func (p *Process) Page(m Memory, fill func(pid int, page uint64, b []byte) error) (*Watch, error) {
 	return started(p.s.Page(m.Pid, m.Addr, m.Len, fill))

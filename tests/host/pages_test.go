@@ -258,6 +258,32 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// Each page of code begins with the end of an instruction.
+func TestPageCode(t *testing.T) {
+	t.Parallel()
+	cmd, out := guest(t, "c/paged.c", "code")
+	filled := 0
+	asked(cmd, func(op uint64, m xv.Memory) {
+		_, err := cmd.Process.Page(m, func(pid int, page uint64, b []byte) error {
+			filled++
+			i := (page - m.Addr) / pageSize
+			copy(b, "\x00\x00\x00\xc3")                           // the end of mov $imm,%eax; ret
+			copy(b[pageSize-3:], []byte{0x90, 0xb8, byte(i + 1)}) // nop; mov
+			if d, err := cmd.Process.TrackDirty(m); err != nil || d.Close() != nil {
+				t.Errorf("a tool in fill: %v", err)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	run(t, cmd, out, "4321\n")
+	if filled != 5 {
+		t.Errorf("%d pages were filled", filled)
+	}
+}
+
 func TestPageError(t *testing.T) {
 	t.Parallel()
 	cmd, out := guest(t, "c/paged.c", "bad")

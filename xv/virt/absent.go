@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A page that a userfaultfd fills is absent until some thread of the guest has filled it, and whoever reads it waits for that. The
+// A page that a userfaultfd fills, or the host (see pagerTool), is absent until some thread of the guest has filled it, and whoever reads it waits for that. The
 // supervisor must not: it reads code while it holds the cache, which the thread that fills the page may need. So code is
 // not read from absent pages. The thread that needs it waits for the page first, as natively, and then the code is looked up again.
 
@@ -22,6 +22,12 @@ func (th *thread) userfaultfd(regs *registers) {
 
 // hasPages reports whether the pages of [lo, hi) can be read without waiting. If not, it notes the first that can't.
 func (th *thread) hasPages(lo, hi uint64) bool {
+	for page := lo &^ (pageSize - 1); page < hi; page += pageSize {
+		if th.p.as.pagerOf(page) != nil {
+			th.absent = page
+			return false
+		}
+	}
 	if !th.p.s.mayLack.Load() {
 		return true
 	}
@@ -56,6 +62,13 @@ func (th *thread) awaitPage() bool {
 	th.absent = 0
 	if page == 0 {
 		return false
+	}
+	if t := th.p.as.pagerOf(page); t != nil {
+		err := th.provide(t, page)
+		if err != nil {
+			th.p.s.trace("%d: page %#x: %v", th.tid, page, err)
+		}
+		return err == nil
 	}
 	copy(th.ctx.scratch(), make([]byte, 16)) // struct timespec: don't wait for the futex
 	const futexWaitPrivate = 0 | 128

@@ -7,9 +7,7 @@
 // CPU answers them; several hand-offs are handled at the same time, one at most for each guest thread.
 //
 // Locks, in the order in which they may be taken: thread.hostMu, addressSpace.mu, the cache's own lock, pageTools.mu,
-// addressSpace.rangesMu, Session.mu. A callback of the host is called with none, but for pageTool.filling of a pager, and what
-// the reader of code holds where code is to be filled: there hostMu comes late, but whoever else has it then takes only
-// those from pageTools.mu on.
+// addressSpace.rangesMu, Session.mu. A callback of the host is called with none, but for pageTool.filling of a pager.
 package virt
 
 import (

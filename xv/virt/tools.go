@@ -65,16 +65,32 @@ func (t *pageTool) forbids(page uint64) int {
 }
 
 // permitted is the part of the guest's protection prot for a page that the tools leave. Code stays readable for the
-// supervisor. The caller holds mu.
+// supervisor, unless it has to be filled. The caller holds mu.
 func (as *addressSpace) permitted(page uint64, prot int) int {
-	forbidden := 0
+	_, code := as.executable(page)
 	for _, t := range as.tools.list {
-		forbidden |= t.forbids(page)
+		forbidden := t.forbids(page)
+		if code && t.kind != pagerTool {
+			forbidden &^= unix.PROT_READ
+		}
+		prot &^= forbidden
 	}
-	if _, code := as.executable(page); code {
-		forbidden &^= unix.PROT_READ
+	return prot
+}
+
+// pagerOf returns the tool that has to fill a page, nil if there is none.
+func (as *addressSpace) pagerOf(page uint64) *pageTool {
+	if !as.tools.active.Load() {
+		return nil
 	}
-	return prot &^ forbidden
+	as.tools.mu.Lock()
+	defer as.tools.mu.Unlock()
+	for _, t := range as.tools.list {
+		if t.kind == pagerTool && t.forbids(page) != 0 {
+			return t
+		}
+	}
+	return nil
 }
 
 // protections are the calls that make the kernel's protections of what the tools know of in [lo, hi) right. The caller holds mu.

@@ -157,6 +157,16 @@ static void paging(void) {
 	printf("%d %d\n", m[0], m[65 * page]);
 }
 
+// Code that the host fills.
+static void pagedCode(void) {
+	char *m = mmap(0, 5 * page, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	host(start, m, 5 * page);
+	int total = 0;
+	for (int i = 3; i >= 0; i--)
+		total = total * 10 + ((int (*)(void))(m + i * page + page - 3))(); // goes on in the next page
+	printf("%d\n", total);
+}
+
 static void badPaging(void) {
 	char *m = memory(2);
 	handle();
@@ -324,7 +334,7 @@ int main(int argc, char **argv) {
 		void (*f)(void);
 	} modes[] = {
 		{"watch", watch}, {"string", string}, {"protect", protect}, {"calls", calls}, {"paging", paging},
-		{"bad", badPaging}, {"dirty", dirty}, {"mapping", mapping}, {"generated", generated}, {"threads", threads},
+		{"bad", badPaging}, {"code", pagedCode}, {"dirty", dirty}, {"mapping", mapping}, {"generated", generated}, {"threads", threads},
 		{"outside", outside}, {"answers", answers}, {"stepping", stepping},
 	};
 	for (unsigned i = 0; i < sizeof modes / sizeof *modes; i++)
