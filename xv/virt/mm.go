@@ -32,6 +32,9 @@ func (as *addressSpace) reserved(lo, hi uint64) bool {
 			return true
 		}
 	}
+	if as.looksUp(lo, hi) {
+		return true
+	}
 	c := as.enter()
 	defer as.exit()
 	c.farMu.RLock()
@@ -42,6 +45,23 @@ func (as *addressSpace) reserved(lo, hi uint64) bool {
 	for _, f := range c.far {
 		for _, at := range []uint64{f.lo, f.lo + translate.CallBias} {
 			if start := abi.Table + abi.EntrySize*at; lo < start+abi.EntrySize*(f.hi-f.lo) && hi > start {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// looksUp reports whether the lookup of code that no tables cover would read memory of [lo, hi): it must fault.
+func (as *addressSpace) looksUp(lo, hi uint64) bool {
+	as.rangesMu.RLock()
+	defer as.rangesMu.RUnlock()
+	for _, r := range slices.Backward(as.ranges) {
+		if r.hi <= abi.FarEnd {
+			break
+		}
+		for _, bias := range []uint64{0, translate.CallBias} {
+			if lo < abi.Table+abi.EntrySize*(r.hi+bias) && hi > abi.Table+abi.EntrySize*(r.lo+bias) {
 				return true
 			}
 		}
@@ -131,6 +151,10 @@ func (th *thread) gainCode(lo, hi uint64, prot int) {
 		th.coverFar(lo, hi)
 	case hi > abi.NearFirst && lo < abi.NearEnd:
 		th.coverUpper()
+	}
+	if err := th.lookupsFault(lo, hi); err != nil {
+		th.p.s.fail(th.p, err)
+		panic(gone{})
 	}
 	c := as.enter()
 	known, shared := c.volatile.covers(lo, hi)
@@ -589,6 +613,34 @@ func (th *thread) coverFar(lo, hi uint64) {
 	for ; glo < ghi; glo += farGrain {
 		th.addFarTable(c, glo, glo+farGrain)
 	}
+}
+
+// lookupsFault makes sure that the lookup of code in [lo, hi) that no tables cover faults: what the guest has at the place of its
+// entries, or the tables of other code there, would be taken for them.
+func (th *thread) lookupsFault(lo, hi uint64) error {
+	if lo < abi.NearEnd || hi-lo > maxFar {
+		return nil
+	}
+	for at := lo; at < hi; at = at&^(farGrain-1) + farGrain {
+		end := min(hi, at&^(farGrain-1)+farGrain)
+		c := th.p.as.enter()
+		covered := c.slot(at, false) != nil
+		th.p.as.exit()
+		if covered {
+			continue
+		}
+		for _, key := range []uint64{at, at + translate.CallBias} {
+			first := abi.Table + abi.EntrySize*key
+			if first >= userLimit {
+				continue
+			}
+			if v, ok, err := th.mappingFrom(first); err == nil && ok && v.Start < first+abi.EntrySize*(end-at) {
+				return fmt.Errorf("process %d: code at %#x-%#x cannot be translated: the memory at %#x-%#x, or the lookup table there, is where "+
+					"xv looks it up; have the program place one of the two elsewhere", th.p.pid, lo, hi, v.Start, v.End)
+			}
+		}
+	}
+	return nil
 }
 
 // farGrain is the code that one pair of far tables covers, in bytes.
