@@ -547,14 +547,15 @@ func (as *addressSpace) unprotect(th *thread, page uint64) {
 	c.space.InvalidateThen(page, page+pageSize, func() {
 		as.tools.mu.Lock()
 		defer as.tools.mu.Unlock()
+		if !as.isProtected(page) {
+			return
+		}
+		prot := as.permitted(page, unix.PROT_READ|unix.PROT_WRITE)
+		th.remote(call{unix.SYS_MPROTECT, [6]uint64{page, pageSize, uint64(prot)}})
+		// Only now: who meets a page that is read-only finds out why.
 		as.rangesMu.Lock()
-		_, ok := as.protected[page]
 		delete(as.protected, page)
 		as.rangesMu.Unlock()
-		if ok {
-			prot := as.permitted(page, unix.PROT_READ|unix.PROT_WRITE)
-			th.remote(call{unix.SYS_MPROTECT, [6]uint64{page, pageSize, uint64(prot)}})
-		}
 	})
 	for _, other := range others { // now that the page is writable: what settles again protects it again
 		c.space.Invalidate(other, other+pageSize)
