@@ -18,7 +18,8 @@ type faultHandler struct {
 // OnFault must be called before Start. Of several functions for the same fault the first one registered is called first; when it
 // answers trap.Deliver, the next one is. Faults of several threads are handled at the same time, each by a goroutine of its
 // own; f may take as long as it likes, while the other threads run on. Calls come after Start has set Process, which f may use,
-// but it must not wait for the end of the guest. A panic in f ends the guest, and Wait returns it as an error.
+// but it must not wait for the end of the guest. A panic or runtime.Goexit in f ends the guest, and Wait
+// returns it as an error.
 //
 // After Process.HandOver faults are delivered to the guest.
 func (c *Cmd) OnFault(filter trap.Filter, f func(*trap.Context) trap.Action) {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -222,6 +223,19 @@ func TestFaultPanic(t *testing.T) {
 	cmd, _ := guest(t, "c/faulting.c", "crash")
 	cmd.OnFault(trap.Filter{}, func(*trap.Context) trap.Action { panic("the host's mistake") })
 	if err := cmd.Run(); err == nil || !strings.Contains(err.Error(), "the host's mistake") {
+		t.Errorf("Run: %v", err)
+	}
+}
+
+// A callback that ends its goroutine ends the guest too, which could not go on.
+func TestFaultGoexit(t *testing.T) {
+	t.Parallel()
+	cmd, _ := guest(t, "c/faulting.c", "crash")
+	cmd.OnFault(trap.Filter{}, func(*trap.Context) trap.Action {
+		runtime.Goexit()
+		return trap.Deliver
+	})
+	if err := cmd.Run(); err == nil || !strings.Contains(err.Error(), "runtime.Goexit") {
 		t.Errorf("Run: %v", err)
 	}
 }

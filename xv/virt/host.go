@@ -77,18 +77,26 @@ func (th *thread) callHost(f func() trap.Action) trap.Action {
 	th.parked.Store(true)
 	th.server.leave()
 	unhost := th.host()
+	returned := false
 	defer func() {
 		unhost()
 		th.server.enter()
 		th.parked.Store(false)
-		if r := recover(); r != nil {
-			if _, ended := r.(gone); !ended {
-				th.p.s.fail(th.p, fmt.Errorf("a callback for a fault of thread %d panicked: %v\n%s", th.tid, r, debug.Stack()))
-			}
-			panic(gone{})
+		if returned {
+			return
 		}
+		switch r := recover().(type) {
+		case gone:
+		case nil: // the server ends with this goroutine
+			th.p.s.fail(th.p, fmt.Errorf("a callback for a fault of thread %d called runtime.Goexit, as testing.T.FailNow does", th.tid))
+		default:
+			th.p.s.fail(th.p, fmt.Errorf("a callback for a fault of thread %d panicked: %v\n%s", th.tid, r, debug.Stack()))
+		}
+		panic(gone{})
 	}()
-	return f()
+	action := f()
+	returned = true
+	return action
 }
 
 // trapContext makes what a callback sees of the thread, with the original state regs.
