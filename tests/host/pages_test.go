@@ -284,6 +284,18 @@ func TestPageCode(t *testing.T) {
 	}
 }
 
+// A tool that does not start leaves no trace: the next one goes by the guest's protections of now.
+func TestToolFailed(t *testing.T) {
+	t.Parallel()
+	cmd, out := guest(t, "c/paged.c", "failed")
+	asked(cmd, func(op uint64, m xv.Memory) {
+		if _, err := cmd.Process.TrackDirty(m); (op == opStart) != (err != nil) {
+			t.Errorf("operation %d: %v", op, err)
+		}
+	})
+	run(t, cmd, out, "1102\n")
+}
+
 func TestPageError(t *testing.T) {
 	t.Parallel()
 	cmd, out := guest(t, "c/paged.c", "bad")

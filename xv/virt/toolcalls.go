@@ -123,16 +123,7 @@ func (th *thread) admit(regs *registers, sp span) bool {
 	if !ok {
 		return true
 	}
-	ts := &th.p.as.tools
-	ts.mu.Lock()
-	var list []toolPage
-	for _, t := range ts.list {
-		for _, r := range t.armed.within(lo, hi) {
-			list = append(list, toolPage{t, r.lo, r.hi})
-		}
-	}
-	ts.mu.Unlock()
-	for _, p := range list {
+	for _, p := range th.p.as.tools.armedIn(lo, hi) {
 		switch {
 		case p.t.kind == dirtyTool && sp.access&trap.Write == 0:
 			continue
@@ -231,20 +222,25 @@ func (as *addressSpace) covers(lo, hi uint64) bool {
 	return ts.shadow.overlaps(lo, hi)
 }
 
+// armedIn lists the memory of [lo, hi) that tools are about.
+func (ts *pageTools) armedIn(lo, hi uint64) (list []toolPage) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	for _, t := range ts.list {
+		for _, r := range t.armed.within(lo, hi) {
+			list = append(list, toolPage{t, r.lo, r.hi})
+		}
+	}
+	return list
+}
+
 // uncoverAll ends what tools are about in [lo, hi), which is about to be moved: pages that have to be filled are.
 func (th *thread) uncoverAll(lo, hi uint64) {
 	as, ts := th.p.as, &th.p.as.tools
 	if !as.covers(lo, hi) {
 		return
 	}
-	ts.mu.Lock()
-	var list []toolPage
-	for _, t := range ts.list {
-		for _, r := range t.armed.within(lo, hi) {
-			list = append(list, toolPage{t, r.lo, r.hi})
-		}
-	}
-	ts.mu.Unlock()
+	list := ts.armedIn(lo, hi)
 	for _, p := range list {
 		for page := p.lo; page < p.hi && p.t.kind == pagerTool; page += pageSize {
 			if err := th.provide(p.t, page); err != nil {

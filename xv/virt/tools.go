@@ -133,7 +133,7 @@ func (as *addressSpace) learn(th *thread, lo, hi uint64, private bool) error {
 	if err != nil {
 		return err
 	}
-	at := lo
+	shadow, at := as.tools.shadow, lo
 	for _, v := range vmas {
 		if v.End <= at || v.Start >= hi {
 			continue
@@ -145,14 +145,15 @@ func (as *addressSpace) learn(th *thread, lo, hi uint64, private bool) error {
 			return fmt.Errorf("memory at %#x is shared, which cannot be paged", at)
 		}
 		for ; at < min(v.End, hi); at += pageSize {
-			if _, known := as.tools.shadow.find(at); !known {
-				as.tools.shadow = as.tools.shadow.with(at, at+pageSize, as.meant(v, at))
+			if _, known := shadow.find(at); !known {
+				shadow = shadow.with(at, at+pageSize, as.meant(v, at))
 			}
 		}
 	}
 	if at < hi {
 		return errNotMapped
 	}
+	as.tools.shadow = shadow // only now: what a tool that does not start learns would not be kept up to date
 	return nil
 }
 

@@ -261,6 +261,19 @@ static void generated(void) {
 	printf("%ld %d\n", total, f());
 }
 
+// The guest changes the protection of memory that a tool was to be about, which did not start.
+static void failed(void) {
+	char *m = memory(3);
+	handle();
+	munmap(m + 2 * page, page);
+	host(start, m, 3 * page); // an error
+	mprotect(m + page, page, PROT_READ);
+	host(next, m, 2 * page);
+	if (!sigsetjmp(back, 1))
+		m[page] = 1;
+	printf("%d\n", code);
+}
+
 static void *count(void *m) {
 	for (int i = 0; i < 300; i++)
 		__atomic_fetch_add((long *)m, 1, __ATOMIC_SEQ_CST);
@@ -335,7 +348,7 @@ int main(int argc, char **argv) {
 	} modes[] = {
 		{"watch", watch}, {"string", string}, {"protect", protect}, {"calls", calls}, {"paging", paging},
 		{"bad", badPaging}, {"code", pagedCode}, {"dirty", dirty}, {"mapping", mapping}, {"generated", generated}, {"threads", threads},
-		{"outside", outside}, {"answers", answers}, {"stepping", stepping},
+		{"outside", outside}, {"failed", failed}, {"answers", answers}, {"stepping", stepping},
 	};
 	for (unsigned i = 0; i < sizeof modes / sizeof *modes; i++)
 		if (argc > 1 && strcmp(argv[1], modes[i].name) == 0) {
