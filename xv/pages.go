@@ -105,7 +105,8 @@ func (p *Process) TrackDirty(m Memory) (*DirtyTracker, error) {
 
 // Pages returns the addresses, in ascending order, of the pages that were written since the last call, or since the
 // tracker was started, and begins anew: a write that happens at the time of the call is in this answer or in the next one. Pages
-// that a system call could have written may be in it too.
+// that a system call could have written may be in it too, and pages next to written ones once the kernel has no room for more
+// mappings (vm.max_map_count).
 func (d *DirtyTracker) Pages() ([]uint64, error) {
 	pages, err := d.tool.Dirty()
 	return pages, prefixed(err)

@@ -221,8 +221,8 @@ func (t *pageTool) Dirty() (list []uint64, err error) {
 		var again ranges
 		for _, page := range list {
 			if _, mapped := ts.shadow.find(page); mapped {
-				t.armed = t.armed.with(page, page+pageSize, 0)
-				again = again.with(page, page+pageSize, 0)
+				t.armed = t.armed.put(page, page+pageSize, 0)
+				again = again.put(page, page+pageSize, 0)
 			}
 		}
 		for _, r := range again {

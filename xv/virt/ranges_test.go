@@ -4,6 +4,7 @@ package virt
 
 import (
 	"math/rand"
+	"slices"
 	"testing"
 
 	"xvrun/loader"
@@ -20,11 +21,15 @@ func TestRanges(t *testing.T) {
 			lo := rnd.Intn(n)
 			hi := lo + 1 + rnd.Intn(n-lo)
 			prot := 0
+			before, was := r, r.clone()
 			if rnd.Intn(2) == 0 {
 				r = r.without(uint64(lo), uint64(hi))
 			} else {
 				prot = 4 + rnd.Intn(4)
 				r = r.with(uint64(lo), uint64(hi), prot)
+			}
+			if !slices.Equal(before, was) {
+				t.Fatalf("seed %d: %v has become %v", seed, was, before)
 			}
 			for i := lo; i < hi; i++ {
 				want[i] = prot

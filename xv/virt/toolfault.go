@@ -88,11 +88,7 @@ func (th *thread) provide(t *pageTool, page uint64) (err error) {
 	}
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	if _, armed := t.armed.find(page); !armed {
-		return nil
-	}
-	t.dirty[page] = struct{}{}
-	return t.disarm(th, page, page+pageSize)
+	return t.wrote(th, page)
 }
 
 // fillPage asks the host for the contents of a page. Other threads that want the page wait. The page gets its contents before

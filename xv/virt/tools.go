@@ -227,10 +227,36 @@ func (t *pageTool) remove(th *thread) error {
 	return err
 }
 
-// disarm takes pages out of a tool. The caller holds mu.
+// disarm takes pages out of a tool. If the kernel does not let it, they stay. The caller holds mu.
 func (t *pageTool) disarm(th *thread, lo, hi uint64) error {
-	t.armed = t.armed.without(lo, hi)
-	return t.as.apply(th, lo, hi)
+	was := t.armed.within(lo, hi)
+	t.armed = t.armed.cut(lo, hi)
+	err := t.as.apply(th, lo, hi)
+	if err != nil {
+		for _, r := range was {
+			t.armed = t.armed.put(r.lo, r.hi, 0)
+		}
+	}
+	return err
+}
+
+// wrote notes a write to a page that a tracker is about. If the kernel has no room for more mappings (vm.max_map_count), the
+// pages around it that were not written either count as written too: they join their neighbours. The caller holds mu.
+func (t *pageTool) wrote(th *thread, page uint64) error {
+	r, armed := t.armed.find(page)
+	if !armed {
+		return nil
+	}
+	lo, hi := page, page+pageSize
+	err := t.disarm(th, lo, hi)
+	if errors.Is(err, unix.ENOMEM) {
+		lo, hi = r.lo, r.hi
+		err = t.disarm(th, lo, hi)
+	}
+	for ; err == nil && lo < hi; lo += pageSize {
+		t.dirty[lo] = struct{}{}
+	}
+	return err
 }
 
 // letIn opens pages of a tool for th, or with n < 0 closes them again. The caller holds mu.
