@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -35,11 +34,12 @@ func (th *thread) processVMWritev(regs *registers) {
 	as := p.space()
 	r := th.remote(k)[0]
 	if as == th.p.as {
-		// Pages may settle again at any time.
-		for tries := 0; tries < 3 && incomplete(r, to) && th.releaseSpans(to); tries++ {
+		// Pages may settle again at any time, and another thread may have made them writable since.
+		for tries := 0; tries < 3 && incomplete(r, to); tries++ {
+			th.releaseSpans(to)
 			r = th.remote(k)[0]
 		}
-	} else if incomplete(r, to) && slices.ContainsFunc(to, as.hasProtected) {
+	} else if incomplete(r, to) {
 		r = th.writeOn(p, as, th.vector(k.args[1], k.args[2], trap.Read), to, uint64(max(r, 0)))
 	}
 	left := uint64(max(r, 0))
@@ -60,14 +60,13 @@ func incomplete(r int64, to []span) bool {
 	return r == -int64(unix.EFAULT) || r >= 0 && uint64(r) < total
 }
 
-// releaseSpans makes pages writable that are read-only for the translator's sake; it reports whether there were any.
-func (th *thread) releaseSpans(list []span) (any bool) {
+// releaseSpans makes pages writable that are read-only for the translator's sake.
+func (th *thread) releaseSpans(list []span) {
 	for _, s := range list {
-		if lo, hi, ok := pages(s.lo, s.hi-s.lo); ok && th.p.as.unprotectAny(th, lo, hi) {
-			any = true
+		if lo, hi, ok := pages(s.lo, s.hi-s.lo); ok {
+			th.p.as.unprotectAny(th, lo, hi)
 		}
 	}
-	return any
 }
 
 // writeOn goes on with a process_vm_writev of th to p, which the kernel has permitted and ended after done bytes, at pages that
@@ -89,7 +88,7 @@ func (th *thread) writeOn(p *process, as *addressSpace, from, to []span, done ui
 			break // the shorter list ends
 		}
 		b := buf[:n]
-		if uint64(th.read(src.lo, b)) < n || !pokeInto(tid, mem, dst.lo, b, as.isProtected(dst.lo)) {
+		if uint64(th.read(src.lo, b)) < n || !as.pokeInto(tid, mem, dst.lo, b) {
 			break
 		}
 		done += n
@@ -102,15 +101,19 @@ func (th *thread) writeOn(p *process, as *addressSpace, from, to []span, done ui
 }
 
 // pokeInto writes b to memory of a process, all in one page, past its protection if that is the translator's.
-func pokeInto(tid int, mem *os.File, addr uint64, b []byte, past bool) bool {
-	if past {
-		_, err := mem.WriteAt(b, int64(addr))
-		return err == nil
-	}
+func (as *addressSpace) pokeInto(tid int, mem *os.File, addr uint64, b []byte) bool {
 	local := []unix.Iovec{{Base: &b[0], Len: uint64(len(b))}}
 	remote := []unix.RemoteIovec{{Base: uintptr(addr), Len: len(b)}}
-	n, err := unix.ProcessVMWritev(tid, local, remote, 0)
-	return err == nil && n == len(b)
+	for range 3 { // whether the page is read-only for the translator's sake may change meanwhile
+		if as.isProtected(addr) {
+			_, err := mem.WriteAt(b, int64(addr))
+			return err == nil
+		}
+		if n, err := unix.ProcessVMWritev(tid, local, remote, 0); err == nil && n == len(b) {
+			return true
+		}
+	}
+	return false
 }
 
 // cursor is a place in a list of spans: off bytes into the first.
@@ -135,22 +138,6 @@ func (c cursor) next() span {
 		return span{}
 	}
 	return span{lo: c.list[0].lo + c.off, hi: c.list[0].hi}
-}
-
-// hasProtected reports whether a page of s is read-only for the translator's sake.
-func (as *addressSpace) hasProtected(s span) bool {
-	lo, hi, ok := pages(s.lo, s.hi-s.lo)
-	if !ok {
-		return false
-	}
-	as.rangesMu.RLock()
-	defer as.rangesMu.RUnlock()
-	for page := range as.protected {
-		if lo <= page && page < hi {
-			return true
-		}
-	}
-	return false
 }
 
 // changed is told that [from, to) has been written past the protection of its pages: what was translated from it is
@@ -212,8 +199,13 @@ func (th *thread) watchWrites() {
 
 // writeMemFile does the write k if it is to the memory of a guest; it reports whether it was.
 func (th *thread) writeMemFile(regs *registers, k call) bool {
-	name, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", th.tid, int32(k.args[0])))
+	file := fmt.Sprintf("/proc/%d/fd/%d", th.tid, int32(k.args[0]))
+	name, err := os.Readlink(file)
 	if err != nil || path.Base(name) != memFile {
+		return false
+	}
+	var fs unix.Statfs_t
+	if unix.Statfs(file, &fs) != nil || fs.Type != unix.PROC_SUPER_MAGIC {
 		return false
 	}
 	p := th.processOf(procOwner(name))
