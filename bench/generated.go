@@ -11,7 +11,7 @@ import (
 // generating compiles a program that generates code: "written" regenerates a
 // function of 166 bytes 100,000 times in memory that is writable and executable
 // at once, "toggled" does so between two mprotects, and "beside" calls a function
-// four million times whose page holds data that changes with each call.
+// 16 million times whose page holds data that changes with each call.
 func generating(mode string) func(ctx context.Context, dir string) ([]string, error) {
 	return func(ctx context.Context, dir string) ([]string, error) {
 		src, bin := filepath.Join(dir, "generate.c"), filepath.Join(dir, "generate")
@@ -70,7 +70,7 @@ int main(int argc, char **argv)
 		break;
 	case 'b':
 		generate(p, 1);
-		for (int i = 0; i < 4000000; i++)
+		for (int i = 0; i < 16000000; i++)
 			*cell += f(i);
 		sum = *cell;
 	}

@@ -1,3 +1,5 @@
+//go:build unix
+
 // Package harness builds guest programs, runs them natively and under xvrun,
 // and compares what the two runs did.
 //

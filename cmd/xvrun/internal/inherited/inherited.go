@@ -1,3 +1,5 @@
+//go:build unix
+
 // Package inherited tells what a process was started with where the Go runtime hides it: the runtime
 // opens /dev/null on standard descriptors that are closed (runtime.checkfds), puts handlers in place of
 // ignored signals (runtime.initsig), and package syscall raises the limit on open files. It also raises
