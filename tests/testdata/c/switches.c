@@ -111,7 +111,7 @@ static void begin(int self)
 static void play(const char *name, int sig, int stacks)
 {
 	struct sigaction sa = {.sa_sigaction = on, .sa_flags = SA_SIGINFO | (stacks ? SA_ONSTACK : 0)};
-	sigset_t all;
+	sigset_t all, before;
 
 	by_timer = sig == SIGALRM;
 	on_stacks = stacks;
@@ -132,12 +132,16 @@ static void play(const char *name, int sig, int stacks)
 		makecontext(&t->ctx, (void (*)(void))begin, 1, i);
 	}
 	struct itimerval often = {{0, 700}, {0, 700}}, never = {{0, 0}, {0, 0}};
+	// A handler that runs here would leave this context for a task's.
+	CHECK(sigprocmask(SIG_SETMASK, &all, &before) == 0);
 	if (by_timer)
 		CHECK(setitimer(ITIMER_REAL, &often, NULL) == 0);
 	current = 0;
 	CHECK(swapcontext(&idle, &tasks[0].ctx) == 0);
 	if (by_timer)
 		CHECK(setitimer(ITIMER_REAL, &never, NULL) == 0);
+	signal(sig, SIG_IGN); // what is pending goes
+	CHECK(sigprocmask(SIG_SETMASK, &before, NULL) == 0);
 	for (int i = 0; i < TASKS; i++)
 		printf("%s %d: task %d sum %lx real %.3f faults %d\n", name, stacks, i, tasks[i].sum, tasks[i].real, tasks[i].faults);
 	if (!by_timer)
