@@ -113,6 +113,7 @@ var guests = []guest{
 	{src: "c/trampoline.c", kinds: glibc, flags: []string{"-Wl,-z,execstack"}},
 	{src: "c/patch.c", kinds: harness.AllKinds},
 	{src: "c/manymaps.c"},
+	{src: "c/pokes.c", kinds: glibc},
 	{src: "c/uring.c", kinds: glibc},
 	{src: "c/uffd.c", kinds: glibc, flags: []string{"-lm"}},
 	{src: "c/shm.c", kinds: glibc},
@@ -134,7 +135,6 @@ func TestSoak(t *testing.T) {
 		{src: "go/stress.go", runs: []run{{args: []string{"120"}, env: []string{"GOMAXPROCS=2"}, timeout: 5 * time.Minute}}},
 		{src: "c/storm.c", runs: []run{{args: []string{"1000000"}, timeout: 10 * time.Minute}}},
 		{src: "c/async.c", runs: []run{{args: []string{"30000"}, timeout: 10 * time.Minute}}},
-		{src: "c/pokes.c", kinds: glibc}, // see docs/supported.md: a write to another process can fail
 	})
 }
 

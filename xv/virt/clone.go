@@ -117,7 +117,7 @@ func (th *thread) newChild(flags uint64) (*thread, error) {
 	if flags&unix.CLONE_VM != 0 {
 		as.users.Add(1)
 	} else {
-		as = as.fork()
+		as = as.fork(th)
 	}
 	actions := p.actions
 	if flags&unix.CLONE_SIGHAND == 0 {

@@ -524,6 +524,29 @@ func (as *addressSpace) mappedShared() {
 	c.dropPages(c.volatile.unsettleShared())
 }
 
+// releaseShared makes the shared code that has settled volatile, because there will be another process that can write it, and
+// its pages writable: what is mapped shared can't be written past its protection (writeOn), and is not protected again
+// while there are several processes.
+func (th *thread) releaseShared() {
+	as := th.p.as
+	c := as.enter()
+	list := c.volatile.unsettleShared()
+	c.dropPages(list)
+	as.exit()
+	as.rangesMu.RLock()
+	for page, others := range as.aliases {
+		if slices.ContainsFunc(others, func(code uint64) bool { return slices.Contains(list, code) }) {
+			list = append(list, page)
+		}
+	}
+	as.rangesMu.RUnlock()
+	for _, page := range list {
+		if as.isProtected(page) {
+			as.unprotect(th, page)
+		}
+	}
+}
+
 // isProtected reports whether a page is read-only because code was translated from it.
 func (as *addressSpace) isProtected(addr uint64) bool {
 	as.rangesMu.RLock()

@@ -61,12 +61,12 @@ func (s *Session) newAddressSpace() (*addressSpace, error) {
 // nearImages is where the search for near addresses starts: a non-PIE and its break have the addresses below.
 const nearImages = 0x0800_0000
 
-// fork copies the address space for a process that got a copy of the memory. The translations are
+// fork copies the address space for a process that th makes and that gets a copy of the memory. The translations are
 // shared until one of the two changes what it may execute.
-func (as *addressSpace) fork() *addressSpace {
+func (as *addressSpace) fork(th *thread) *addressSpace {
+	th.releaseShared()
 	code := as.enter()
 	defer as.exit()
-	code.dropPages(code.volatile.unsettleShared())
 	as.rangesMu.RLock()
 	defer as.rangesMu.RUnlock()
 	child := &addressSpace{s: as.s, code: code, ranges: as.ranges.clone(), protected: map[uint64]struct{}{}, aliases: maps.Clone(as.aliases)}

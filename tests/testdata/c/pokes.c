@@ -154,6 +154,8 @@ int main(void)
 	set(q, 5);
 	hot(q);
 	own("shared", q, 4);
+	for (int i = 0; i < 60; i++) // settled for sure when the child is made
+		hot(q);
 	other("shared, of a child", q, 1);
 	DONE();
 }
