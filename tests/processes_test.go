@@ -214,11 +214,7 @@ func TestClosedDescriptors(t *testing.T) {
 
 // TestUser runs a part of the tests as an ordinary user.
 func TestUser(t *testing.T) {
-	if syscall.Geteuid() != 0 {
-		t.Skip("the other tests run as an ordinary user already")
-	}
-	const nobody = 65534
-	user := &syscall.Credential{Uid: nobody, Gid: nobody}
+	user := harness.OrdinaryUser()
 	for _, g := range basicGuests {
 		if stem(g.src) == "exit" {
 			continue

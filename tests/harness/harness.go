@@ -170,3 +170,12 @@ func Python(t testing.TB) []string {
 	}
 	return found
 }
+
+// OrdinaryUser returns the credentials of a user without privilege, or nil if the tests run as one already.
+func OrdinaryUser() *syscall.Credential {
+	if syscall.Geteuid() != 0 {
+		return nil
+	}
+	const nobody = 65534
+	return &syscall.Credential{Uid: nobody, Gid: nobody}
+}

@@ -10,11 +10,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"xvrun/tests/harness"
+	"xvrun/tests/need"
 	"xvrun/xv"
 )
 
@@ -68,13 +72,51 @@ func exitError(t *testing.T, err error) *xv.ExitError {
 	return e
 }
 
+// TestThreadsWithChildren runs a guest whose supervisor gets OS threads that the host program has forked children on. The ones
+// that have ended and aren't waited for must not be taken for the guest, the others not end with xv's threads.
+func TestThreadsWithChildren(t *testing.T) {
+	t.Parallel()
+	const threads = 48
+	var children [2 * threads]*exec.Cmd
+	var busy sync.WaitGroup
+	forked := make(chan struct{})
+	start := func(name string, args ...string) *exec.Cmd {
+		cmd := exec.Command(need.Tool(t, name), args...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		if err := cmd.Start(); err != nil {
+			t.Error(err)
+		}
+		return cmd
+	}
+	busy.Add(threads)
+	for i := range threads {
+		go func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			children[2*i] = start("true")
+			children[2*i+1] = start("sleep", "60")
+			busy.Done()
+			<-forked
+		}()
+	}
+	busy.Wait()
+	close(forked)
+	cmd, out := guest(t, "c/paged.c")
+	cmd.Path, cmd.Args = need.Tool(t, "python3"), []string{"python3", "-c", "import subprocess\n" +
+		"for i in range(5): print(subprocess.run('true', env={'PATH': '/none:/nowhere:/usr/bin:/bin'}).returncode)"}
+	run(t, cmd, out, strings.Repeat("0\n", 5))
+	for _, c := range children {
+		c.Process.Signal(syscall.SIGTERM)
+		c.Wait()
+		if ws := c.ProcessState.Sys().(syscall.WaitStatus); ws.Signaled() && ws.Signal() == syscall.SIGKILL {
+			t.Error("a child of the host program was killed: the thread that forked it ended")
+		}
+	}
+}
+
 // TestUser runs the other tests as an ordinary user.
 func TestUser(t *testing.T) {
 	harness.NeedXvrun(t)
-	if os.Geteuid() != 0 {
-		t.Skip("the other tests run as an ordinary user already")
-	}
-	const nobody = 65534
 	dir := filepath.Join(harness.WorkDir(), "user")
 	mkdir(t, dir, 0o755)
 	mkdir(t, filepath.Join(dir, "tmp"), 0o777)
@@ -90,7 +132,7 @@ func TestUser(t *testing.T) {
 	cmd := exec.CommandContext(ctx, filepath.Join(dir, "test"), "-test.run", "^Test(Fault|Trap|Watch|Protect|Page|Track|Tool)")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), builtVar+"="+dir, "XVRUN="+harness.Xvrun(t), "TMPDIR="+filepath.Join(dir, "tmp"), "HOME="+dir)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: harness.OrdinaryUser()}
 	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("PASS")) {
 		t.Errorf("%v\n%s", err, out)
 	}

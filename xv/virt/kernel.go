@@ -3,6 +3,7 @@
 package virt
 
 import (
+	"runtime"
 	"syscall"
 	"unsafe"
 
@@ -26,6 +27,35 @@ func seize(tid int) error {
 		return errno
 	}
 	return nil
+}
+
+// onOwnThread calls f in a goroutine of its own, on an OS thread that has no children and ends with it. So what the thread waits
+// for is what f makes its child or tracee, and its end is the parent's death for no other child (PR_SET_PDEATHSIG(2const)):
+// the host program's threads may have any.
+func onOwnThread(f func()) {
+	go func() {
+		runtime.LockOSThread() // with f never unlocked
+		if fresh() {
+			f()
+			return
+		}
+		found := make(chan struct{})
+		onOwnThread(func() {
+			close(found)
+			f()
+		})
+		<-found // until then no other goroutine gets this thread
+		runtime.UnlockOSThread()
+	}()
+}
+
+// fresh reports whether the calling OS thread has no children and is not the main thread, which the Go runtime keeps.
+func fresh() bool {
+	if unix.Gettid() == unix.Getpid() {
+		return false
+	}
+	err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WSTOPPED|unix.WNOWAIT|unix.WNOHANG|unix.WALL|unix.WNOTHREAD, nil)
+	return err == unix.ECHILD
 }
 
 // listenOrCont continues a tracee after a PTRACE_EVENT_STOP: a group stop must last.

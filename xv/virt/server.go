@@ -4,7 +4,6 @@ package virt
 
 import (
 	"fmt"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -75,15 +74,14 @@ func (b *bell) start() {
 	b.count++
 	b.servers.Add(1)
 	b.leader = &server{bell: b, turn: make(chan struct{}, 1)}
-	go b.leader.serve()
+	onOwnThread(b.leader.serve)
 }
 
-// serve answers requests until the session is closed.
+// serve answers requests until the session is closed, on an OS thread that is pinned to a CPU.
 func (me *server) serve() {
 	b := me.bell
 	defer b.servers.Done()
 	defer me.resign()
-	runtime.LockOSThread() // never unlocked: a pinned thread is of no other use
 	var cpus unix.CPUSet
 	cpus.Set(b.cpu)
 	unix.SchedSetaffinity(0, &cpus) // a CPU that went away since: unpinned works too

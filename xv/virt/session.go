@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"runtime/debug"
 	"strconv"
 	"sync"
@@ -77,7 +76,7 @@ func Start(cfg *Config) (*Session, error) {
 	s.warnPrivilege(info, "/proc/self/status")
 	go s.readAhead()
 	result := make(chan error)
-	go s.runFirst(result)
+	onOwnThread(func() { s.runFirst(result) })
 	if err := <-result; err != nil {
 		s.closed.Store(true)
 		s.ringAll()
@@ -301,10 +300,9 @@ func (s *Session) trace(format string, args ...any) {
 	io.WriteString(s.cfg.Trace, fmt.Sprintf("%.6f ", time.Since(s.started).Seconds())+fmt.Sprintf(format, args...)+"\n")
 }
 
-// runFirst starts the first process and waits for its end, all on one thread: the kernel makes the
+// runFirst starts the first process and waits for its end, on an OS thread of its own: the kernel makes the
 // thread that forks the parent and the tracer.
 func (s *Session) runFirst(result chan<- error) {
-	runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
 	p, err := s.forkFirst()
 	if err != nil {
 		result <- err

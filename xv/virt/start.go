@@ -424,14 +424,13 @@ func (th *thread) tracedExec(next *thread, k call) {
 	}
 	th.server.enter()
 	started := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: waiting for all tracees of this thread must find only this one
+	onOwnThread(func() {
 		err := seize(th.tid)
 		started <- err
 		if err == nil {
 			th.followExec(next)
 		}
-	}()
+	})
 	err := <-started
 	if err == nil {
 		th.ctx.setCall(abi.Call, k)
