@@ -112,6 +112,7 @@ var guests = []guest{
 	{src: "c/code.c", kinds: harness.AllKinds},
 	{src: "c/trampoline.c", kinds: glibc, flags: []string{"-Wl,-z,execstack"}},
 	{src: "c/patch.c", kinds: harness.AllKinds},
+	{src: "c/apart.c", kinds: harness.AllKinds},
 	{src: "c/manymaps.c"},
 	{src: "c/pokes.c", kinds: glibc},
 	{src: "c/uring.c", kinds: glibc},

@@ -52,7 +52,7 @@ type record struct {
 
 type spaceRecord struct {
 	Upper     bool
-	Far       [][2]uint64 // lo, hi
+	Far       []farRecord
 	Ranges    [][3]uint64 // lo, hi, prot
 	Protected []uint64
 	Aliases   map[uint64][]uint64
@@ -297,7 +297,7 @@ func (as *addressSpace) record() spaceRecord {
 		Ranges: as.ranges.record(), Guard: [2]uint64{as.guardLo, as.guardHi}, Volatile: as.code.volatile.record(),
 	}
 	for _, f := range as.code.far {
-		r.Far = append(r.Far, [2]uint64{f.lo, f.hi})
+		r.Far = append(r.Far, farRecord{f.lo, f.blocked()})
 	}
 	for page := range as.protected {
 		r.Protected = append(r.Protected, page)
@@ -452,11 +452,13 @@ func (s *Session) restoreSpace(r spaceRecord) (*addressSpace, error) {
 	}
 	code.upper, code.volatile = r.Upper, r.Volatile.restore()
 	for _, f := range r.Far {
-		t, err := newFarTable(f[0], f[1])
-		if err != nil {
+		code.far = append(code.far, farTable{lo: f.Lo})
+		if f.Blocked {
+			continue
+		}
+		if err := code.far[len(code.far)-1].allocate(); err != nil {
 			return nil, err
 		}
-		code.far = append(code.far, t)
 	}
 	if r.Program != (store.File{}) {
 		code.warmUp(r.Program)

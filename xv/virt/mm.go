@@ -42,14 +42,7 @@ func (as *addressSpace) reserved(lo, hi uint64) bool {
 	if c.upper && lo < abi.TableEnd && hi > abi.Agent {
 		return true
 	}
-	for _, f := range c.far {
-		for _, at := range []uint64{f.lo, f.lo + translate.CallBias} {
-			if start := abi.Table + abi.EntrySize*at; lo < start+abi.EntrySize*(f.hi-f.lo) && hi > start {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(c.far, func(f farTable) bool { return f.overlaps(lo, hi) })
 }
 
 // looksUp reports whether the lookup of code that no tables cover would read memory of [lo, hi): it must fault.
@@ -599,100 +592,4 @@ func (as *addressSpace) unprotectAny(th *thread, lo, hi uint64) bool {
 		as.unprotect(th, page)
 	}
 	return len(list) > 0
-}
-
-// newFarTable makes the tables for [lo, hi).
-func newFarTable(lo, hi uint64) (farTable, error) {
-	size := abi.EntrySize * (hi - lo)
-	o, err := newShared("xv-tables-far", int(2*size), true)
-	if err != nil {
-		return farTable{}, err
-	}
-	return farTable{lo: lo, hi: hi, jump: o.view[:size], calls: o.view[size:], object: o}, nil
-}
-
-// maxFar is the largest range whose tables J and C don't overlap.
-const maxFar = translate.CallBias
-
-// coverFar maps lookup tables for code outside the near zone. Without them every indirect branch there
-// traps, so what goes wrong here costs speed only.
-func (th *thread) coverFar(lo, hi uint64) {
-	c := th.p.as.enter()
-	defer th.p.as.exit()
-	c.farMu.RLock()
-	for _, f := range c.far {
-		if lo < f.hi && f.lo < hi {
-			if f.lo <= lo && hi <= f.hi {
-				c.farMu.RUnlock()
-				return
-			}
-		}
-	}
-	c.farMu.RUnlock()
-	// Generated code grows: cover an aligned surrounding, so that a range takes few tables.
-	glo, ghi := lo&^(farGrain-1), (hi+farGrain-1)&^(farGrain-1)
-	if ghi-glo > maxFar {
-		return
-	}
-	for ; glo < ghi; glo += farGrain {
-		th.addFarTable(c, glo, glo+farGrain)
-	}
-}
-
-// lookupsFault makes sure that the lookup of code in [lo, hi) that no tables cover faults: what the guest has at the place of its
-// entries, or the tables of other code there, would be taken for them.
-func (th *thread) lookupsFault(lo, hi uint64) error {
-	if lo < abi.NearEnd || hi-lo > maxFar {
-		return nil
-	}
-	for at := lo; at < hi; at = at&^(farGrain-1) + farGrain {
-		end := min(hi, at&^(farGrain-1)+farGrain)
-		c := th.p.as.enter()
-		covered := c.slot(at, false) != nil
-		th.p.as.exit()
-		if covered {
-			continue
-		}
-		for _, key := range []uint64{at, at + translate.CallBias} {
-			first := abi.Table + abi.EntrySize*key
-			if first >= userLimit {
-				continue
-			}
-			if v, ok, err := th.mappingFrom(first); err == nil && ok && v.Start < first+abi.EntrySize*(end-at) {
-				return fmt.Errorf("process %d: code at %#x-%#x cannot be translated: the memory at %#x-%#x, or the lookup table there, is where "+
-					"xv looks it up; have the program place one of the two elsewhere", th.p.pid, lo, hi, v.Start, v.End)
-			}
-		}
-	}
-	return nil
-}
-
-// farGrain is the code that one pair of far tables covers, in bytes.
-const farGrain = 16 << 20
-
-func (th *thread) addFarTable(c *codeSpace, lo, hi uint64) {
-	c.farMu.Lock()
-	defer c.farMu.Unlock()
-	for _, f := range c.far {
-		if f.lo == lo {
-			return
-		}
-	}
-	t, err := newFarTable(lo, hi)
-	if err != nil {
-		th.p.s.trace("%d: tables for %#x: %v", th.tid, lo, err)
-		return
-	}
-	size := abi.EntrySize * (hi - lo)
-	for i, at := range []uint64{lo, lo + translate.CallBias} {
-		if err := th.mapShared(mapping{t.object, abi.Table + abi.EntrySize*at, size, uint64(i) * size, unix.PROT_READ, unix.MAP_FIXED_NOREPLACE}); err != nil {
-			th.p.s.trace("%d: tables for %#x: %v", th.tid, lo, err)
-			if i == 1 {
-				th.remote(call{unix.SYS_MUNMAP, [6]uint64{abi.Table + abi.EntrySize*lo, size}})
-			}
-			t.object.close()
-			return
-		}
-	}
-	c.far = append(c.far, t)
 }

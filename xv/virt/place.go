@@ -9,6 +9,7 @@ import (
 
 	"xvrun/loader"
 	"xvrun/xv/agent/abi"
+	"xvrun/xv/translate"
 )
 
 // maxNearMapping is the largest mapping that is placed in the near zone because it may be executed.
@@ -68,6 +69,7 @@ const farStart = 5 << 40
 type zone struct {
 	lo, hi uint64
 	first  uint64 // where the search for free memory begins
+	fit    fit
 }
 
 const (
@@ -77,9 +79,28 @@ const (
 )
 
 var zones = [...]zone{
-	nearLow:  {abi.NearStart, abi.NearFirst, nearImages},
-	nearHigh: {abi.NearFirst, abi.NearEnd, abi.NearFirst},
-	farHigh:  {farStart, abi.FarEnd, farStart},
+	nearLow:  {abi.NearStart, abi.NearFirst, nearImages, aligned(pageSize)},
+	nearHigh: {abi.NearFirst, abi.NearEnd, abi.NearFirst, aligned(pageSize)},
+	farHigh:  {farStart, abi.FarEnd, farStart, striped},
+}
+
+// fit returns the lowest address from at on that suits something of that size.
+type fit func(at, size uint64) uint64
+
+// aligned is the fit of multiples of align, a power of two.
+func aligned(align uint64) fit {
+	return func(at, size uint64) uint64 { return (at + align - 1) &^ (align - 1) }
+}
+
+// striped leaves every other stripe of the addresses free, so that no code is CallBias from other code, whose tables would overlap
+// its own (see blockFar). What is larger than a stripe is placed anywhere.
+func striped(at, size uint64) uint64 {
+	const stripe = translate.CallBias
+	at = (at + pageSize - 1) &^ (pageSize - 1)
+	if size <= stripe && (at|at+size-1)&stripe != 0 {
+		at = at&^(2*stripe-1) + 2*stripe
+	}
+	return at
 }
 
 // placeIn does the mmap k at a free address of a zone, at hint if possible.
@@ -91,7 +112,7 @@ func (th *thread) placeIn(k call, hint, size uint64, in int) (int64, bool) {
 			return r, true
 		}
 	}
-	if at := next.Load(); at != 0 && at < z.hi && size <= z.hi-at {
+	if at := next.Load(); at != 0 && at < z.hi && size <= z.hi-at && z.fit(at, size) == at {
 		if r, ok := th.placeAt(k, at); ok {
 			next.Store(at + size)
 			return r, true
@@ -102,9 +123,9 @@ func (th *thread) placeIn(k call, hint, size uint64, in int) (int64, bool) {
 		if err != nil {
 			return 0, false
 		}
-		addr, ok := findGap(maps, size, pageSize, z.first, z.hi)
+		addr, ok := findGap(maps, size, z.fit, z.first, z.hi)
 		if !ok {
-			addr, ok = findGap(maps, size, pageSize, z.lo, z.hi)
+			addr, ok = findGap(maps, size, z.fit, z.lo, z.hi)
 		}
 		if !ok {
 			return 0, false
@@ -128,8 +149,8 @@ func (as *addressSpace) freed(lo uint64) {
 }
 
 // findGap finds size bytes of [lo, hi) that no mapping has.
-func findGap(maps []loader.VMA, size, align, lo, hi uint64) (uint64, bool) {
-	at := (lo + align - 1) &^ (align - 1)
+func findGap(maps []loader.VMA, size uint64, fit fit, lo, hi uint64) (uint64, bool) {
+	at := fit(lo, size)
 	for _, v := range maps {
 		if v.End <= at {
 			continue
@@ -137,7 +158,7 @@ func findGap(maps []loader.VMA, size, align, lo, hi uint64) (uint64, bool) {
 		if v.Start >= at && v.Start-at >= size {
 			break
 		}
-		at = (v.End + align - 1) &^ (align - 1)
+		at = fit(v.End, size)
 	}
 	return at, at >= lo && at < hi && hi-at >= size
 }
@@ -146,9 +167,10 @@ func findGap(maps []loader.VMA, size, align, lo, hi uint64) (uint64, bool) {
 func (as *addressSpace) nearGap(maps []loader.VMA) func(size, align uint64) (uint64, error) {
 	next := uint64(nearImages)
 	return func(size, align uint64) (uint64, error) {
-		at, ok := findGap(maps, size, max(align, pageSize), next, abi.NearFirst)
+		fit := aligned(max(align, pageSize))
+		at, ok := findGap(maps, size, fit, next, abi.NearFirst)
 		if !ok {
-			at, ok = findGap(maps, size, max(align, pageSize), max(next, abi.NearFirst), abi.NearEnd)
+			at, ok = findGap(maps, size, fit, max(next, abi.NearFirst), abi.NearEnd)
 		}
 		if !ok {
 			return 0, fmt.Errorf("no %d bytes below %#x for an image", size, uint64(abi.NearEnd))

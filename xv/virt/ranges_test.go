@@ -66,7 +66,7 @@ func TestFindGap(t *testing.T) {
 		{0x7000, 0x1000, 0x1000, 0xf000, 0, false},
 		{0x1000, 0x1000, 0x5000, 0x9000, 0, false},
 	} {
-		got, ok := findGap(maps, c.size, c.align, c.lo, c.hi)
+		got, ok := findGap(maps, c.size, aligned(c.align), c.lo, c.hi)
 		if ok != c.ok || ok && got != c.want {
 			t.Errorf("findGap(%#x, %#x, %#x, %#x) = %#x, %v, want %#x, %v", c.size, c.align, c.lo, c.hi, got, ok, c.want, c.ok)
 		}
@@ -109,5 +109,24 @@ func TestMaskOfActions(t *testing.T) {
 	}
 	if a := kernelAction(10, action{handler: 0x1234, flags: saRestart | saNoDefer}); a.flags&saRestart == 0 || a.flags&saNoDefer != 0 {
 		t.Errorf("flags %#x", a.flags)
+	}
+}
+
+func TestStriped(t *testing.T) {
+	const stripe = 1 << 30
+	for _, c := range []struct{ at, size, want uint64 }{
+		{farStart, 0x1000, farStart},
+		{farStart + 1, 0x1000, farStart + 0x1000},
+		{farStart, stripe, farStart},
+		{farStart + 0x1000, stripe, farStart + 2*stripe},
+		{farStart + stripe - 0x1000, 0x1000, farStart + stripe - 0x1000},
+		{farStart + stripe - 0x1000, 0x2000, farStart + 2*stripe},
+		{farStart + stripe, 0x1000, farStart + 2*stripe},
+		{farStart + 2*stripe - 0x1000, 0x1000, farStart + 2*stripe},
+		{farStart + stripe, stripe + 0x1000, farStart + stripe},
+	} {
+		if got := striped(c.at, c.size); got != c.want {
+			t.Errorf("striped(%#x, %#x) = %#x, want %#x", c.at, c.size, got, c.want)
+		}
 	}
 }

@@ -116,27 +116,21 @@ func (as *addressSpace) executable(addr uint64) (codeRange, bool) {
 // codeSpace is a translation cache with its lookup tables. Processes that forked share one while
 // they can execute the same.
 type codeSpace struct {
-	s      *Session
-	cache  *shared
-	tables *shared
-	farMu  sync.RWMutex
-	upper  bool // the tables for the near zone above NearFirst are mapped
-	far    []farTable
-	space  *tcache.Space
-	warm   warmth
-	users  atomic.Int32
+	s        *Session
+	cache    *shared
+	tables   *shared
+	farMu    sync.RWMutex
+	upper    bool // the tables for the near zone above NearFirst are mapped
+	far      []farTable
+	covering sync.Mutex // held while far changes; farMu only for the change itself
+	space    *tcache.Space
+	warm     warmth
+	users    atomic.Int32
 
 	volatile volatileCode
 
 	generation atomic.Uint64     // how often stale memory of the cache was asked for
 	asked      map[uint32]uint64 // generation in which the memory at an address was first asked for; guarded by the cache's lock
-}
-
-// farTable is the tables' part for code outside the near zone.
-type farTable struct {
-	lo, hi      uint64 // original addresses
-	jump, calls []byte // EntrySize bytes for each
-	object      *shared
 }
 
 // translateAhead is how many bytes of original code a miss translates beyond what it needs: a hand-off
@@ -183,16 +177,7 @@ func (c *codeSpace) slot(addr uint64, isCall bool) *uint32 {
 		}
 		return (*uint32)(unsafe.Pointer(&c.tables.view[abi.EntrySize*addr]))
 	}
-	for i := range c.far {
-		if f := &c.far[i]; f.lo <= addr && addr < f.hi {
-			table := f.jump
-			if isCall {
-				table = f.calls
-			}
-			return (*uint32)(unsafe.Pointer(&table[abi.EntrySize*(addr-f.lo)]))
-		}
-	}
-	return nil
+	return c.farAt(addr).slot(addr, isCall)
 }
 
 // dropPages drops the translations of pages.
@@ -224,8 +209,8 @@ func (c *codeSpace) leave() {
 func (c *codeSpace) close() {
 	c.cache.close()
 	c.tables.close()
-	for _, f := range c.far {
-		f.object.close()
+	for i := range c.far {
+		c.far[i].close()
 	}
 }
 
@@ -361,14 +346,7 @@ func (as *addressSpace) privatize(th *thread) error {
 	}
 	old.farMu.RLock()
 	c.upper = old.upper
-	for _, f := range old.far {
-		table, ferr := newFarTable(f.lo, f.hi)
-		if ferr != nil {
-			err = ferr
-			break
-		}
-		c.far = append(c.far, table)
-	}
+	c.far, err = cloneFar(old.far)
 	old.farMu.RUnlock()
 	if err == nil {
 		c.space, c.warm = old.space.Clone(c.config()), old.warm.clone()
@@ -410,8 +388,7 @@ func (th *thread) mapCache() {
 
 // mapInto maps cache and tables into the address space of th, over what is there.
 func (c *codeSpace) mapInto(th *thread) error {
-	const read, execute = unix.PROT_READ, unix.PROT_READ | unix.PROT_EXEC
-	parts := []mapping{{c.cache, abi.Cache, uint64(len(c.cache.view)), 0, execute, unix.MAP_FIXED}}
+	parts := []mapping{{c.cache, abi.Cache, uint64(len(c.cache.view)), 0, unix.PROT_READ | unix.PROT_EXEC, unix.MAP_FIXED}}
 	// The hash has the entries of the null page, which is no place for code.
 	for i, call := range []uint64{0, translate.CallBias} {
 		parts = append(parts, mapping{c.tables, abi.HashTable + uint64(i)*abi.HashSize, abi.HashSize, abi.EntrySize * call, unix.PROT_READ, unix.MAP_FIXED})
@@ -421,9 +398,7 @@ func (c *codeSpace) mapInto(th *thread) error {
 		parts = append(parts, c.tableParts(abi.NearFirst, abi.NearEnd, unix.MAP_FIXED)...)
 	}
 	for _, f := range c.far {
-		size := abi.EntrySize * (f.hi - f.lo)
-		parts = append(parts, mapping{f.object, abi.Table + abi.EntrySize*f.lo, size, 0, read, unix.MAP_FIXED},
-			mapping{f.object, abi.Table + abi.EntrySize*(f.lo+translate.CallBias), size, size, read, unix.MAP_FIXED})
+		parts = append(parts, f.parts(unix.MAP_FIXED)...)
 	}
 	return th.mapShared(parts...)
 }

@@ -1,0 +1,236 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"fmt"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/xv/agent/abi"
+	"xvrun/xv/translate"
+)
+
+// Code outside the near zone ("far") has tables for each farGrain bytes of it. Table C of code is where table J of the code
+// CallBias above would be; where a guest has code at both places the lookups of neither may find an entry, because they
+// might mean the other one. Such a grain is blocked: its tables' places hold memory without permissions, every lookup
+// there faults, and the branch uses the hash from then on (see tcache.Space.Hash).
+
+// farGrain is the code that one pair of far tables covers, in bytes; a power of two.
+const farGrain = 16 << 20
+
+// farSize is the size of one table of a grain, in bytes.
+const farSize = abi.EntrySize * farGrain
+
+// maxFar is the largest range of code that gets tables: in a larger one there is code CallBias apart.
+const maxFar = translate.CallBias
+
+// farTable is the tables of a grain, or says that it is blocked.
+type farTable struct {
+	lo     uint64  // original address, a multiple of farGrain
+	object *shared // table J, then C; nil if blocked
+}
+
+// farRecord is what another supervisor is told of a farTable.
+type farRecord struct {
+	Lo      uint64
+	Blocked bool
+}
+
+// allocate makes the tables.
+func (f *farTable) allocate() (err error) {
+	f.object, err = newShared("xv-tables-far", 2*farSize, true)
+	return err
+}
+
+func (f *farTable) blocked() bool { return f.object == nil }
+
+func (f *farTable) close() {
+	if !f.blocked() {
+		f.object.close()
+	}
+}
+
+// slot is codeSpace.slot for an address in the grain; f may be nil.
+func (f *farTable) slot(addr uint64, isCall bool) *uint32 {
+	if f == nil || f.blocked() {
+		return nil
+	}
+	off := abi.EntrySize * (addr - f.lo)
+	if isCall {
+		off += farSize
+	}
+	return (*uint32)(unsafe.Pointer(&f.object.view[off]))
+}
+
+// places is where the tables J and C of the grain at lo are in the guest.
+func places(lo uint64) [2]uint64 {
+	return [2]uint64{abi.Table + abi.EntrySize*lo, abi.Table + abi.EntrySize*(lo+translate.CallBias)}
+}
+
+// overlaps reports whether the grain's lookups look into [lo, hi) of the guest's memory.
+func (f *farTable) overlaps(lo, hi uint64) bool {
+	for _, at := range places(f.lo) {
+		if lo < at+farSize && hi > at {
+			return true
+		}
+	}
+	return false
+}
+
+// parts is what must be mapped for the grain; nothing if it is blocked, which a copy of an address space is as well.
+func (f *farTable) parts(flags uint64) (list []mapping) {
+	if f.blocked() {
+		return nil
+	}
+	for i, at := range places(f.lo) {
+		list = append(list, mapping{f.object, at, farSize, uint64(i) * farSize, unix.PROT_READ, flags})
+	}
+	return list
+}
+
+// farAt returns the grain of an address, nil if there is none. The caller holds farMu.
+func (c *codeSpace) farAt(addr uint64) *farTable {
+	for i := range c.far {
+		if c.far[i].lo == addr&^(farGrain-1) {
+			return &c.far[i]
+		}
+	}
+	return nil
+}
+
+// hasFar reports whether farAt finds something.
+func (c *codeSpace) hasFar(addr uint64) bool {
+	c.farMu.RLock()
+	defer c.farMu.RUnlock()
+	return c.farAt(addr) != nil
+}
+
+// cloneFar makes empty tables for the same grains.
+func cloneFar(list []farTable) (clones []farTable, err error) {
+	for _, f := range list {
+		t := farTable{lo: f.lo}
+		if !f.blocked() {
+			err = t.allocate()
+		}
+		if err != nil {
+			break
+		}
+		clones = append(clones, t)
+	}
+	return clones, err
+}
+
+// coverFar maps lookup tables for code outside the near zone, or blocks its lookups.
+func (th *thread) coverFar(lo, hi uint64) {
+	c := th.p.as.enter()
+	defer th.p.as.exit()
+	c.covering.Lock()
+	defer c.covering.Unlock()
+	for at := lo &^ (farGrain - 1); at < hi; at += farGrain {
+		if c.hasFar(at) {
+			continue
+		}
+		err := error(unix.EFBIG)
+		if hi-lo <= maxFar {
+			err = th.addFar(c, at)
+		}
+		if err != nil {
+			err = th.blockFar(c, at)
+		}
+		if err != nil { // see lookupsFault
+			th.p.s.trace("%d: tables for %#x: %v", th.tid, at, err)
+		}
+	}
+}
+
+// addFar maps the tables of the grain at lo, if their places are free. The caller holds covering.
+func (th *thread) addFar(c *codeSpace, lo uint64) error {
+	f := farTable{lo: lo}
+	if err := f.allocate(); err != nil {
+		return err
+	}
+	for i, part := range f.parts(unix.MAP_FIXED_NOREPLACE) {
+		if err := th.mapShared(part); err != nil {
+			if i > 0 {
+				th.remote(call{unix.SYS_MUNMAP, [6]uint64{places(lo)[0], farSize}})
+			}
+			f.close()
+			return err
+		}
+	}
+	c.append(f)
+	return nil
+}
+
+// append adds a grain. The caller holds covering.
+func (c *codeSpace) append(f farTable) {
+	c.farMu.Lock()
+	defer c.farMu.Unlock()
+	c.far = append(c.far, f)
+}
+
+// blockFar blocks the lookups of the grain at lo, and of those whose tables are at the places of its own. The caller holds covering.
+func (th *thread) blockFar(c *codeSpace, lo uint64) error {
+	at := places(lo)
+	neighbours := [...]uint64{lo - translate.CallBias, lo + translate.CallBias} // C of the one is at at[0], J of the other at at[1]
+	for i, other := range neighbours {
+		if c.hasFar(other) {
+			th.block(c, other)
+			continue
+		}
+		// Not of the guest's memory, so that it stays out of its list of mappings; the offsets let the kernel join neighbours.
+		part := mapping{c.tables, at[i], farSize, at[i] - abi.Table, unix.PROT_NONE, unix.MAP_FIXED_NOREPLACE}
+		if err := th.mapShared(part); err != nil {
+			if i > 0 && !c.hasFar(neighbours[0]) {
+				th.remote(call{unix.SYS_MUNMAP, [6]uint64{at[0], farSize}})
+			}
+			return err
+		}
+	}
+	c.append(farTable{lo: lo})
+	return nil
+}
+
+// block blocks a grain that has tables. Nothing in it is translated any more when they go.
+func (th *thread) block(c *codeSpace, lo uint64) {
+	c.space.InvalidateThen(lo, lo+farGrain, func() {
+		c.farMu.Lock()
+		defer c.farMu.Unlock()
+		f := c.farAt(lo)
+		if f.blocked() {
+			return
+		}
+		for _, at := range places(lo) {
+			th.remote(call{unix.SYS_MPROTECT, [6]uint64{at, farSize, unix.PROT_NONE}})
+		}
+		f.object.close()
+		f.object = nil
+	})
+}
+
+// lookupsFault makes sure that the lookup of code in [lo, hi) that no tables cover faults: what the guest has at the place of its
+// entries would be taken for them.
+func (th *thread) lookupsFault(lo, hi uint64) error {
+	for at := max(lo, abi.NearFirst); at < hi; at = at&^(farGrain-1) + farGrain {
+		end := min(hi, at&^(farGrain-1)+farGrain)
+		c := th.p.as.enter()
+		covered := c.slot(at, false) != nil || c.hasFar(at)
+		th.p.as.exit()
+		if covered {
+			continue
+		}
+		for _, key := range []uint64{at, at + translate.CallBias} {
+			first := abi.Table + abi.EntrySize*key
+			if first >= userLimit {
+				continue
+			}
+			if v, ok, err := th.mappingFrom(first); err == nil && ok && v.Start < first+abi.EntrySize*(end-at) {
+				return fmt.Errorf("process %d: code at %#x-%#x cannot be translated: the memory at %#x-%#x is where "+
+					"xv looks it up; have the program place one of the two elsewhere", th.p.pid, lo, hi, v.Start, v.End)
+			}
+		}
+	}
+	return nil
+}
