@@ -6,47 +6,60 @@
 package agent
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"xvrun/xv/agent/abi"
 	"xvrun/xv/translate"
 )
 
-// Addresses of the agent's entries in the guest.
+// Entries of the agent, as offsets from its start.
 const (
-	Start         = abi.Agent + offStart
-	GateAgain     = abi.Agent + offGateAgain // a system call for the supervisor, with the guest's registers
-	SignalHandler = abi.Agent + offSighandler
-	ExecFailed    = abi.Agent + offExecFailed // the int3 after a failed execve
+	Start         = offStart
+	GateAgain     = offGateAgain // a system call for the supervisor, with the guest's registers
+	SignalHandler = offSighandler
+	ExecFailed    = offExecFailed // the int3 after a failed execve
 )
 
-// Layout is what translated code must know of the agent and the tables.
-var Layout = translate.Layout{
-	Table:   abi.Table,
-	Hash:    abi.HashTable,
-	Miss:    abi.Agent + offMiss,
-	Special: abi.Agent + offSpecial,
-	Gate:    abi.Agent + offGate,
+// Layout is what translated code must know of the agent and the tables of a home.
+func Layout(h abi.Home) translate.Layout {
+	return translate.Layout{
+		Table:   uint32(h.Table),
+		Hash:    uint32(h.Hash()),
+		Miss:    uint32(h.Agent() + offMiss),
+		Special: uint32(h.Agent() + offSpecial),
+		Gate:    uint32(h.Agent() + offGate),
+	}
 }
 
-// Install writes the agent's code to mem, which is abi.AgentSize bytes. pass says what the gate does with
+// Install writes the agent's code to mem, which is abi.AgentSize bytes, to run at home. pass says what the gate does with
 // a system call of the guest, as abi.Pass.
-func Install(mem []byte, pass func(nr int) byte) error {
+func Install(mem []byte, home abi.Home, pass func(nr int) byte) error {
 	table := mem[abi.AgentSize-passSize:]
-	if len(code) > abi.AgentSize-abi.PageSize {
+	if len(code) > abi.PassPage {
 		return fmt.Errorf("agent: %d bytes of code", len(code))
 	}
 	copy(mem, code)
+	relocate(mem, codeRegionRefs, home.Base-abi.First.Base)
+	relocate(mem, codeTableRefs, home.Table-abi.First.Table)
 	for nr := range table {
 		table[nr] = pass(nr)
 	}
 	return nil
 }
 
+// relocate adds to the 32-bit words of the code at the offsets refs.
+func relocate(mem []byte, refs []uint16, by uint64) {
+	for _, off := range refs {
+		word := mem[off:]
+		binary.LittleEndian.PutUint32(word, binary.LittleEndian.Uint32(word)+uint32(by))
+	}
+}
+
 // HandOff makes the gate of code that Install wrote hand a system call to the supervisor from now on.
 func HandOff(mem []byte, nr int) { mem[abi.AgentSize-passSize+nr] = abi.PassNever }
 
-// PassNothing makes a table for the page abi.PassPage, which is abi.PageSize bytes, by which the gate hands off every system
+// PassNothing makes a table for the page at abi.PassPage, which is abi.PageSize bytes, by which the gate hands off every system
 // call.
 func PassNothing(page []byte) {
 	clear(page)
@@ -97,12 +110,9 @@ const (
 	StoredGate2
 )
 
-// PlaceOf classifies the address rip of the interrupted thread.
-func PlaceOf(rip uint64) Place {
-	if rip < abi.Agent || rip >= abi.Agent+abi.AgentSize {
-		return Elsewhere
-	}
-	switch off := rip - abi.Agent; {
+// PlaceOf classifies where a thread was interrupted, as an offset from the agent's start.
+func PlaceOf(off uint64) Place {
+	switch {
 	case off == offMiss:
 		return AtMiss
 	case off == offSpecial:

@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"debug/elf"
+	"encoding/binary"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -59,7 +60,7 @@ func TestOffsets(t *testing.T) {
 	}{
 		{"S", abi.S, translate.OffS}, {"T", abi.T, translate.OffT}, {"X0", abi.X0, translate.OffX0},
 		{"X1", abi.X1, translate.OffX1}, {"GuestGS", abi.GuestGS, translate.OffGuestGS}, {"Stub", abi.Stub, translate.OffStub},
-		{"Fuel", abi.Fuel, translate.OffFuel}, {"Vectors", abi.Vectors, translate.OffV}, {"HashTable", abi.HashTable, int(Layout.Hash)},
+		{"Fuel", abi.Fuel, translate.OffFuel}, {"Vectors", abi.Vectors, translate.OffV}, {"Hash", int(abi.First.Hash()), int(Layout(abi.First).Hash)},
 	} {
 		if c.agent != c.translate {
 			t.Errorf("%s is at %#x in the agent and at %#x in translated code", c.name, c.agent, c.translate)
@@ -76,7 +77,7 @@ func TestPlaces(t *testing.T) {
 			if err := x86.Decode(code[off:], &in); err != nil {
 				t.Fatalf("%#x: %v", off, err)
 			}
-			if PlaceOf(abi.Agent+uint64(off)) == Elsewhere {
+			if PlaceOf(uint64(off)) == Elsewhere {
 				t.Errorf("no state for a signal at %#x of the gate", off)
 			}
 		}
@@ -90,23 +91,29 @@ func TestPlaces(t *testing.T) {
 		offGate2Syscall: BeforeGate2, offGate2After: AfterGate2, offGate2Stored: StoredGate2, offResumeBegin: Resuming,
 		offResumeEnd: Elsewhere, offSighandler: Elsewhere,
 	} {
-		if got := PlaceOf(abi.Agent + uint64(off)); got != want {
+		if got := PlaceOf(uint64(off)); got != want {
 			t.Errorf("place of %#x: %d, want %d", off, got, want)
 		}
 	}
-	if PlaceOf(abi.Cache) != Elsewhere || PlaceOf(0) != Elsewhere {
+	if PlaceOf(abi.AgentSize) != Elsewhere || PlaceOf(^uint64(0)) != Elsewhere {
 		t.Error("a place outside of the agent")
 	}
 }
 
 func TestInstall(t *testing.T) {
 	mem := make([]byte, abi.AgentSize)
-	if err := Install(mem, func(nr int) byte { return byte(nr % 3) }); err != nil {
+	if err := Install(mem, abi.First, func(nr int) byte { return byte(nr % 3) }); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(mem[:len(code)], code) {
 		t.Error("the code was not copied")
 	}
+	other := abi.Home{Base: abi.First.Base + 0x10_1000, Table: abi.First.Table - 0x1000}
+	moved := make([]byte, abi.AgentSize)
+	if err := Install(moved, other, func(int) byte { return 0 }); err != nil {
+		t.Fatal(err)
+	}
+	checkMoved(t, code, moved[:len(code)], other)
 	for nr, b := range mem[abi.AgentSize-passSize:] {
 		if b != byte(nr%3) {
 			t.Fatalf("system call %d has class %d", nr, b)
@@ -124,5 +131,42 @@ func TestReaperELF(t *testing.T) {
 	}
 	if p := f.Progs[0]; p.Flags != elf.PF_R|elf.PF_X || f.Entry < p.Vaddr || f.Entry >= p.Vaddr+p.Filesz {
 		t.Errorf("segment %+v, entry %#x", p.ProgHeader, f.Entry)
+	}
+}
+
+// checkMoved compares the code at two homes: it differs in the displacements that are addresses of the home, and in nothing else.
+func checkMoved(t *testing.T, a, b []byte, home abi.Home) {
+	t.Helper()
+	refs := 0
+	var in x86.Inst
+	for off := 0; off <= offGateMaskLookup; off += int(in.Len) {
+		if err := x86.Decode(a[off:], &in); err != nil {
+			t.Fatalf("%#x: %v", off, err)
+		}
+		if in.DispSize != 4 || in.RIPRel {
+			continue
+		}
+		at := off + int(in.DispOff)
+		first := uint64(binary.LittleEndian.Uint32(a[at:]))
+		want := first
+		switch {
+		case first == abi.First.Table:
+			want = home.Table
+		case first >= abi.First.Base && first < abi.First.End():
+			want += home.Base - abi.First.Base
+		default:
+			continue
+		}
+		refs++
+		if got := uint64(binary.LittleEndian.Uint32(b[at:])); got != want {
+			t.Errorf("the address %#x at %#x became %#x, want %#x", first, at, got, want)
+		}
+		copy(b[at:at+4], a[at:])
+	}
+	if refs != len(codeRegionRefs)+len(codeTableRefs) {
+		t.Errorf("%d addresses, want %d", refs, len(codeRegionRefs)+len(codeTableRefs))
+	}
+	if !bytes.Equal(a, b) {
+		t.Error("something else was changed")
 	}
 }

@@ -92,8 +92,8 @@ func raisedByInstructions(sig int) bool { return bit(sig)&abi.SyncMask != 0 }
 // alwaysCaught reports whether the agent has a handler for sig whatever the guest's action is.
 func alwaysCaught(sig int) bool { return raisedByInstructions(sig) || sig == int(kickSignal) }
 
-// kernelAction is what the kernel is told for the guest's action.
-func kernelAction(sig int, a action) action {
+// kernelAction is what the kernel is told for the guest's action where xv has its home.
+func kernelAction(home abi.Home, sig int, a action) action {
 	if (a.handler == sigDfl || a.handler == sigIgn) && !alwaysCaught(sig) {
 		return action{handler: a.handler, flags: a.flags & (saNoCldStop | saNoCldWait)}
 	}
@@ -102,7 +102,7 @@ func kernelAction(sig int, a action) action {
 		flags |= saRestart // the system call goes on
 	}
 	return action{
-		handler: agent.SignalHandler,
+		handler: home.Agent() + agent.SignalHandler,
 		flags:   saSigInfo | saOnStack | saRestorer | flags,
 		mask:    ^uint64(0),
 	}
@@ -136,7 +136,7 @@ func (th *thread) installFaultHandlers() error {
 	}
 	for sig := 1; sig <= 64; sig++ {
 		if alwaysCaught(sig) {
-			put(sig, kernelAction(sig, th.p.actions.get(sig)))
+			put(sig, kernelAction(th.home(), sig, th.p.actions.get(sig)))
 		}
 	}
 	if th.p == th.p.s.first && !th.p.ignoredSet {

@@ -220,11 +220,11 @@ func (th *thread) originalFIP(x []byte) {
 		return
 	}
 	fip := binary.LittleEndian.Uint64(x[xFIP:])
-	if fip < abi.Cache || fip >= abi.CacheEnd {
-		return
-	}
 	c := th.p.as.enter()
 	defer th.p.as.exit()
+	if !c.home.InCache(fip) {
+		return
+	}
 	if rec, ok := c.space.Recover(uint32(fip)); ok {
 		binary.LittleEndian.PutUint64(x[xFIP:], rec.RIP)
 	}

@@ -65,13 +65,13 @@ func (f *farTable) slot(addr uint64, isCall bool) *uint32 {
 }
 
 // places is where the tables J and C of the grain at lo are in the guest.
-func places(lo uint64) [2]uint64 {
-	return [2]uint64{abi.Table + abi.EntrySize*lo, abi.Table + abi.EntrySize*(lo+translate.CallBias)}
+func places(home abi.Home, lo uint64) [2]uint64 {
+	return [2]uint64{home.Entry(lo), home.Entry(lo + translate.CallBias)}
 }
 
 // overlaps reports whether the grain's lookups look into [lo, hi) of the guest's memory.
-func (f *farTable) overlaps(lo, hi uint64) bool {
-	for _, at := range places(f.lo) {
+func (f *farTable) overlaps(home abi.Home, lo, hi uint64) bool {
+	for _, at := range places(home, f.lo) {
 		if lo < at+farSize && hi > at {
 			return true
 		}
@@ -80,11 +80,11 @@ func (f *farTable) overlaps(lo, hi uint64) bool {
 }
 
 // parts is what must be mapped for the grain; nothing if it is blocked, which a copy of an address space is as well.
-func (f *farTable) parts(flags uint64) (list []mapping) {
+func (f *farTable) parts(home abi.Home, flags uint64) (list []mapping) {
 	if f.blocked() {
 		return nil
 	}
-	for i, at := range places(f.lo) {
+	for i, at := range places(home, f.lo) {
 		list = append(list, mapping{f.object, at, farSize, uint64(i) * farSize, unix.PROT_READ, flags})
 	}
 	return list
@@ -151,10 +151,10 @@ func (th *thread) addFar(c *codeSpace, lo uint64) error {
 	if err := f.allocate(); err != nil {
 		return err
 	}
-	for i, part := range f.parts(unix.MAP_FIXED_NOREPLACE) {
+	for i, part := range f.parts(c.home, unix.MAP_FIXED_NOREPLACE) {
 		if err := th.mapShared(part); err != nil {
 			if i > 0 {
-				th.remote(call{unix.SYS_MUNMAP, [6]uint64{places(lo)[0], farSize}})
+				th.remote(call{unix.SYS_MUNMAP, [6]uint64{places(c.home, lo)[0], farSize}})
 			}
 			f.close()
 			return err
@@ -173,7 +173,7 @@ func (c *codeSpace) append(f farTable) {
 
 // blockFar blocks the lookups of the grain at lo, and of those whose tables are at the places of its own. The caller holds covering.
 func (th *thread) blockFar(c *codeSpace, lo uint64) error {
-	at := places(lo)
+	at := places(c.home, lo)
 	neighbours := [...]uint64{lo - translate.CallBias, lo + translate.CallBias} // C of the one is at at[0], J of the other at at[1]
 	for i, other := range neighbours {
 		if c.hasFar(other) {
@@ -181,7 +181,7 @@ func (th *thread) blockFar(c *codeSpace, lo uint64) error {
 			continue
 		}
 		// Not of the guest's memory, so that it stays out of its list of mappings; the offsets let the kernel join neighbours.
-		part := mapping{c.tables, at[i], farSize, at[i] - abi.Table, unix.PROT_NONE, unix.MAP_FIXED_NOREPLACE}
+		part := mapping{c.tables, at[i], farSize, at[i] - c.home.Table, unix.PROT_NONE, unix.MAP_FIXED_NOREPLACE}
 		if err := th.mapShared(part); err != nil {
 			if i > 0 && !c.hasFar(neighbours[0]) {
 				th.remote(call{unix.SYS_MUNMAP, [6]uint64{at[0], farSize}})
@@ -202,7 +202,7 @@ func (th *thread) block(c *codeSpace, lo uint64) {
 		if f.blocked() {
 			return
 		}
-		for _, at := range places(lo) {
+		for _, at := range places(c.home, lo) {
 			th.remote(call{unix.SYS_MPROTECT, [6]uint64{at, farSize, unix.PROT_NONE}})
 		}
 		f.object.close()
@@ -222,7 +222,7 @@ func (th *thread) lookupsFault(lo, hi uint64) error {
 			continue
 		}
 		for _, key := range []uint64{at, at + translate.CallBias} {
-			first := abi.Table + abi.EntrySize*key
+			first := th.home().Entry(key)
 			if first >= userLimit {
 				continue
 			}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xvrun/xv/agent"
+	"xvrun/xv/agent/abi"
 	"xvrun/xv/seccomp"
 	"xvrun/xv/store"
 )
@@ -51,6 +52,7 @@ type record struct {
 }
 
 type spaceRecord struct {
+	Home      abi.Home
 	Upper     bool
 	Far       []farRecord
 	Ranges    [][3]uint64 // lo, hi, prot
@@ -292,7 +294,7 @@ func (r *record) filter(known *[]*seccomp.Filter, f *seccomp.Filter) int {
 
 func (as *addressSpace) record() spaceRecord {
 	r := spaceRecord{
-		Upper: as.code.upper, Aliases: as.aliases, Files: as.files.Load(), ReadExec: as.readExec.Load(), LockNew: as.lockNew.Load(),
+		Home: as.code.home, Upper: as.code.upper, Aliases: as.aliases, Files: as.files.Load(), ReadExec: as.readExec.Load(), LockNew: as.lockNew.Load(),
 		MDWE: as.mdwe.Load(), Unpassed: as.unpassed.Load(),
 		Ranges: as.ranges.record(), Guard: [2]uint64{as.guardLo, as.guardHi}, Volatile: as.code.volatile.record(),
 	}
@@ -446,7 +448,7 @@ func (s *Session) restore(r *record) error {
 }
 
 func (s *Session) restoreSpace(r spaceRecord) (*addressSpace, error) {
-	code, err := s.newCodeSpace()
+	code, err := s.newCodeSpace(r.Home)
 	if err != nil {
 		return nil, err
 	}
@@ -490,7 +492,7 @@ func (s *Session) restoreProcess(r processRecord, as *addressSpace, actions *act
 	p.limits.space, p.limits.files = limit{r.SpaceLimit[0], r.SpaceLimit[1]}, r.FilesLimit
 	s.processes[p.pid] = p
 	for _, tr := range r.Threads {
-		th := s.threadIn(tr.Slot, p)
+		th := s.threadIn(tr.Slot, p, as.home())
 		th.tid, th.op, th.trap = tr.TID, tr.Op, trapWords{tr.Trap[0], tr.Trap[1], tr.Trap[2]}
 		th.arrived, th.skipStep = tr.Arrived, tr.SkipStep
 		th.alt = signalStack{sp: tr.AltSP, flags: tr.AltFlags, size: tr.AltLen}

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xvrun/loader"
-	"xvrun/xv/agent/abi"
 )
 
 // A new thread says who it is, in words that the guest can write. What the supervisor does to that
@@ -84,7 +83,7 @@ func (s *Session) orphan(pid int) int {
 	return 0
 }
 
-// mapsContexts reports whether a process has the contexts of this session at their place.
+// mapsContexts reports whether a process has the contexts of this session.
 func (s *Session) mapsContexts(pid int) bool {
 	var st unix.Stat_t
 	if unix.Fstat(s.contexts.fd, &st) != nil {
@@ -99,8 +98,8 @@ func (s *Session) mapsContexts(pid int) bool {
 		return false
 	}
 	for _, v := range maps {
-		if v.Start == abi.Contexts {
-			return v.Inode == st.Ino && v.Dev == uint64(unix.Major(st.Dev))<<32|uint64(unix.Minor(st.Dev))
+		if v.Inode == st.Ino && v.Dev == uint64(unix.Major(st.Dev))<<32|uint64(unix.Minor(st.Dev)) {
+			return true
 		}
 	}
 	return false

@@ -183,13 +183,13 @@ func (th *thread) fits(size, lo, hi uint64) bool {
 	if err != nil {
 		return true
 	}
-	return spaceOf(maps, lo, hi)+size <= space.soft
+	return spaceOf(th.home(), maps, lo, hi)+size <= space.soft
 }
 
 // spaceOf is the size of the guest's mappings outside [lo, hi), in bytes.
-func spaceOf(maps []loader.VMA, lo, hi uint64) (total uint64) {
+func spaceOf(home abi.Home, maps []loader.VMA, lo, hi uint64) (total uint64) {
 	for _, v := range maps {
-		if isOurs(v) || isVsyscall(v.Start) {
+		if isOurs(home, v) || isVsyscall(v.Start) {
 			continue
 		}
 		total += v.Len()
@@ -200,11 +200,10 @@ func spaceOf(maps []loader.VMA, lo, hi uint64) (total uint64) {
 	return total
 }
 
-// isOurs reports whether a mapping of a guest is xv's: its region, or a part of the lookup tables, which
-// are where the guest has their images.
-func isOurs(v loader.VMA) bool {
-	return v.Start >= abi.Agent && v.Start < abi.HashEnd && strings.HasPrefix(v.Path, "/memfd:xv-") ||
-		v.Start >= abi.Table && strings.HasPrefix(v.Path, "/memfd:xv-tables")
+// isOurs reports whether a mapping of a guest is xv's, which has its home there: its region, or a part of the lookup tables.
+func isOurs(home abi.Home, v loader.VMA) bool {
+	return v.Start >= home.Base && v.Start < home.End() && strings.HasPrefix(v.Path, "/memfd:xv-") ||
+		v.Start >= home.Table && strings.HasPrefix(v.Path, "/memfd:xv-tables")
 }
 
 // brk is handled while a process has a limit of its address space.

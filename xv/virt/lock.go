@@ -15,6 +15,7 @@ func (th *thread) mlockall(regs *registers) {
 		th.finish(regs, call{unix.SYS_MLOCKALL, a}) // EINVAL
 		return
 	}
+	home := th.home()
 	var calls []call
 	if flags&unix.MCL_CURRENT != 0 {
 		maps, err := th.maps()
@@ -23,11 +24,11 @@ func (th *thread) mlockall(regs *registers) {
 			return
 		}
 		for _, v := range maps {
-			if !isOurs(v) && !isVsyscall(v.Start) {
+			if !isOurs(home, v) && !isVsyscall(v.Start) {
 				calls = append(calls, call{unix.SYS_MLOCK2, [6]uint64{v.Start, v.Len(), uint64(flags&unix.MCL_ONFAULT) / unix.MCL_ONFAULT}})
 			}
 		}
-		if errno := th.lockable(spaceOf(maps, 0, 0)); errno != 0 {
+		if errno := th.lockable(spaceOf(home, maps, 0, 0)); errno != 0 {
 			th.result(regs, -int64(errno))
 			return
 		}

@@ -183,5 +183,6 @@ func (th *thread) fetchFault(addr uint64, err error) fault {
 // mapped reports whether there is memory of the guest at addr, whatever its protection.
 func (th *thread) mapped(addr uint64) bool {
 	vmas, err := th.maps()
-	return err == nil && slices.ContainsFunc(vmas, func(v loader.VMA) bool { return v.Contains(addr) && !isOurs(v) })
+	home := th.home()
+	return err == nil && slices.ContainsFunc(vmas, func(v loader.VMA) bool { return v.Contains(addr) && !isOurs(home, v) })
 }

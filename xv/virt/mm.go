@@ -27,26 +27,27 @@ func pages(addr, length uint64) (lo, hi uint64, ok bool) {
 
 // reserved reports whether [lo, hi) touches memory of xv.
 func (as *addressSpace) reserved(lo, hi uint64) bool {
-	for _, r := range loader.Regions {
-		if lo < r[1] && hi > r[0] {
+	c := as.enter()
+	defer as.exit()
+	if lo < c.home.End() && hi > c.home.Base || as.looksUp(c.home, lo, hi) {
+		return true
+	}
+	c.farMu.RLock()
+	defer c.farMu.RUnlock()
+	tables := c.tableParts(abi.NearStart, abi.NearFirst, 0)
+	if c.upper {
+		tables = append(tables, c.tableParts(abi.NearFirst, abi.NearEnd, 0)...)
+	}
+	for _, m := range tables {
+		if lo < m.addr+m.size && hi > m.addr {
 			return true
 		}
 	}
-	if as.looksUp(lo, hi) {
-		return true
-	}
-	c := as.enter()
-	defer as.exit()
-	c.farMu.RLock()
-	defer c.farMu.RUnlock()
-	if c.upper && lo < abi.TableEnd && hi > abi.Agent {
-		return true
-	}
-	return slices.ContainsFunc(c.far, func(f farTable) bool { return f.overlaps(lo, hi) })
+	return slices.ContainsFunc(c.far, func(f farTable) bool { return f.overlaps(c.home, lo, hi) })
 }
 
 // looksUp reports whether the lookup of code that no tables cover would read memory of [lo, hi): it must fault.
-func (as *addressSpace) looksUp(lo, hi uint64) bool {
+func (as *addressSpace) looksUp(home abi.Home, lo, hi uint64) bool {
 	as.rangesMu.RLock()
 	defer as.rangesMu.RUnlock()
 	for _, r := range slices.Backward(as.ranges) {
@@ -54,7 +55,7 @@ func (as *addressSpace) looksUp(lo, hi uint64) bool {
 			break
 		}
 		for _, bias := range []uint64{0, translate.CallBias} {
-			if lo < abi.Table+abi.EntrySize*(r.hi+bias) && hi > abi.Table+abi.EntrySize*(r.lo+bias) {
+			if lo < home.Entry(r.hi+bias) && hi > home.Entry(r.lo+bias) {
 				return true
 			}
 		}

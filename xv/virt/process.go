@@ -96,6 +96,7 @@ func (s *Session) thread(slot uint32) *thread {
 
 // newThread gives a slot to a new thread of p.
 func (s *Session) newThread(p *process) (*thread, error) {
+	home := p.as.home()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	slot := 0
@@ -113,7 +114,7 @@ func (s *Session) newThread(p *process) (*thread, error) {
 		slot = s.nextSlot
 		s.nextSlot++
 	}
-	th := s.threadIn(slot, p)
+	th := s.threadIn(slot, p, home)
 	th.ctx.reset(slot)
 	return th, nil
 }
@@ -130,10 +131,9 @@ func (th *thread) lingers() bool {
 }
 
 // threadIn makes the thread of p that has a slot. The caller holds mu.
-func (s *Session) threadIn(slot int, p *process) *thread {
-	addr := uint64(abi.Slots + slot*abi.SlotSize)
-	off := addr - abi.Contexts
-	th := &thread{p: p, slot: slot, ctx: context{mem: s.contexts.view[off : off+abi.SlotSize], addr: addr}}
+func (s *Session) threadIn(slot int, p *process, home abi.Home) *thread {
+	off := abi.SlotsStart + slot*abi.SlotSize
+	th := &thread{p: p, slot: slot, ctx: context{mem: s.contexts.view[off : off+abi.SlotSize], addr: home.Slot(slot)}}
 	s.slots[slot] = th
 	p.threads[th] = struct{}{}
 	s.counters.threads.Add(1)

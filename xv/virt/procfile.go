@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xvrun/loader"
+	"xvrun/xv/agent/abi"
 )
 
 // What the kernel says of a process in /proc is the truth of the translated process. Where the original
@@ -117,7 +118,7 @@ func (p *process) procMaps(text []byte) []byte {
 	}
 	code, protected := p.code()
 	var out []byte
-	for _, v := range originalMaps(unshadowed(maps, p.space().shadowOf()), code, protected) {
+	for _, v := range originalMaps(p.space().home(), unshadowed(maps, p.space().shadowOf()), code, protected) {
 		out = append(out, v.String()...)
 		out = append(out, '\n')
 	}
@@ -126,11 +127,11 @@ func (p *process) procMaps(text []byte) []byte {
 
 // originalMaps are the mappings that the original program would have: without xv's, and with the
 // protections that the guest asked for.
-func originalMaps(maps []loader.VMA, code ranges, protected map[uint64]struct{}) []loader.VMA {
+func originalMaps(home abi.Home, maps []loader.VMA, code ranges, protected map[uint64]struct{}) []loader.VMA {
 	var out []loader.VMA
 	var last loader.VMA // the kernel's mapping that the end of out comes from
 	for _, v := range maps {
-		if isOurs(v) {
+		if isOurs(home, v) {
 			continue
 		}
 		for at := v.Start; at < v.End; {
@@ -186,12 +187,12 @@ func originalProt(v loader.VMA, at uint64, code ranges, protected map[uint64]str
 // procSmaps changes the lines that describe mappings; what xv has split stays split.
 func (p *process) procSmaps(text []byte) []byte {
 	code, protected := p.code()
-	shadow := p.space().shadowOf()
+	shadow, home := p.space().shadowOf(), p.space().home()
 	var out []byte
 	ours, prot := false, 0
 	for line := range bytes.Lines(text) {
 		if v, ok := loader.ParseMap(bytes.TrimSuffix(line, []byte("\n"))); ok {
-			ours = isOurs(v)
+			ours = isOurs(home, v)
 			if r, ok := shadow.find(v.Start); ok {
 				v.Prot = r.prot
 			}

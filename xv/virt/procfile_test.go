@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"xvrun/loader"
+	"xvrun/xv/agent/abi"
 )
 
 // TestOriginalMaps turns the kernel's mappings of a guest into those of its program.
@@ -74,7 +75,7 @@ func TestOriginalMaps(t *testing.T) {
 		for _, page := range c.protected {
 			protected[page] = struct{}{}
 		}
-		got, want := originalMaps(parse(c.kernel), c.code, protected), parse(c.want)
+		got, want := originalMaps(abi.First, parse(c.kernel), c.code, protected), parse(c.want)
 		if len(got) != len(want) {
 			t.Errorf("%s: %v, want %v", c.name, got, want)
 			continue

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"xvrun/loader"
+	"xvrun/xv/agent/abi"
 )
 
 // TestRanges compares ranges with an array of protections, one for each page.
@@ -101,13 +102,13 @@ func TestStatusFlags(t *testing.T) {
 }
 
 func TestMaskOfActions(t *testing.T) {
-	if a := kernelAction(17, action{handler: sigDfl, flags: saNoCldWait}); a.handler != sigDfl || a.flags != saNoCldWait {
+	if a := kernelAction(abi.First, 17, action{handler: sigDfl, flags: saNoCldWait}); a.handler != sigDfl || a.flags != saNoCldWait {
 		t.Errorf("SIGCHLD by default: %+v", a)
 	}
-	if a := kernelAction(11, action{handler: sigIgn}); a.handler <= sigIgn || a.mask != ^uint64(0) {
+	if a := kernelAction(abi.First, 11, action{handler: sigIgn}); a.handler <= sigIgn || a.mask != ^uint64(0) {
 		t.Errorf("SIGSEGV must reach the agent: %+v", a)
 	}
-	if a := kernelAction(10, action{handler: 0x1234, flags: saRestart | saNoDefer}); a.flags&saRestart == 0 || a.flags&saNoDefer != 0 {
+	if a := kernelAction(abi.First, 10, action{handler: 0x1234, flags: saRestart | saNoDefer}); a.flags&saRestart == 0 || a.flags&saNoDefer != 0 {
 		t.Errorf("flags %#x", a.flags)
 	}
 }

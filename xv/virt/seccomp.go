@@ -217,7 +217,7 @@ func (th *thread) unpass() error {
 	if err != nil {
 		return err
 	}
-	if err := th.mapShared(mapping{o, abi.PassPage, abi.PageSize, 0, unix.PROT_READ, unix.MAP_FIXED}); err != nil {
+	if err := th.mapShared(mapping{o, th.home().Agent() + abi.PassPage, abi.PageSize, 0, unix.PROT_READ, unix.MAP_FIXED}); err != nil {
 		return err
 	}
 	as.unpassed.Store(true)

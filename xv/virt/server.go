@@ -53,7 +53,7 @@ func (s *Session) hangBells() error {
 			continue
 		}
 		i := len(s.bells)
-		header[abi.CPUMap-abi.Contexts+cpu] = byte(i)
+		header[abi.CPUMap+cpu] = byte(i)
 		s.bells = append(s.bells, &bell{s: s, cpu: cpu, head: word32(header, 64*i), asleep: word32(header, 64*i+4)})
 	}
 	return nil
@@ -192,7 +192,7 @@ func (b *bell) take() {
 func (b *bell) listed(slot uint32) (slots []uint32) {
 	for slot != 0 && slot <= abi.MaxSlots-1 && len(slots) < abi.MaxSlots {
 		slots = append(slots, slot)
-		slot = word32(b.s.contexts.view, abi.Slots-abi.Contexts+int(slot)*abi.SlotSize+abi.Link).Load()
+		slot = word32(b.s.contexts.view, abi.SlotsStart+int(slot)*abi.SlotSize+abi.Link).Load()
 	}
 	return slots
 }

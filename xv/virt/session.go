@@ -113,7 +113,7 @@ func (s *Session) open() error {
 	if s.agent, err = newShared("xv-agent", abi.AgentSize, true); err != nil {
 		return err
 	}
-	if err = agent.Install(s.agent.view, s.passes); err != nil {
+	if err = agent.Install(s.agent.view, abi.First, s.passes); err != nil {
 		return err
 	}
 	if s.contexts, err = newShared("xv-contexts", abi.ContextsSize, false); err != nil {
@@ -233,7 +233,7 @@ func (s *Session) childless() bool {
 // abandon ends the threads that wait for an answer that will not come: those of a process that nobody
 // knows yet.
 func (s *Session) abandon() {
-	word32(s.contexts.view, abi.Dead-abi.Contexts).Store(1)
+	word32(s.contexts.view, abi.Dead).Store(1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, th := range s.slots[:s.nextSlot] {

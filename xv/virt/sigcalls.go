@@ -23,7 +23,7 @@ func (th *thread) rtSigaction(regs *registers) {
 			return
 		}
 		act := parseAction(b[:])
-		copy(th.ctx.scratch(), kernelAction(sig, act).bytes())
+		copy(th.ctx.scratch(), kernelAction(th.home(), sig, act).bytes())
 		th.p.actions.set(sig, act)
 		r := th.remote(call{unix.SYS_RT_SIGACTION, [6]uint64{uint64(sig), th.ctx.scratchAddr(), 0, 8}})
 		if r[0] < 0 {

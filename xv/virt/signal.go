@@ -91,7 +91,7 @@ func (th *thread) handleTrap(f frame, si *siginfo, regs registers, pos position)
 		th.returnTo(f, regs)
 		return true
 	case atAccess: // the supervisor does the system call
-		th.sigreturn(f, &regs, agent.GateAgain)
+		th.sigreturn(f, &regs, th.home().Agent()+agent.GateAgain)
 		return true
 	}
 	if pos == atCode && si.addr() == f.reg(frRSP)-8 && th.callTrap(f, regs) {

@@ -49,7 +49,7 @@ type addressSpace struct {
 }
 
 func (s *Session) newAddressSpace() (*addressSpace, error) {
-	code, err := s.newCodeSpace()
+	code, err := s.newCodeSpace(abi.First)
 	if err != nil {
 		return nil, err
 	}
@@ -106,6 +106,15 @@ func (as *addressSpace) enter() *codeSpace {
 
 func (as *addressSpace) exit() { as.mu.RUnlock() }
 
+// home is where xv is in the address space.
+func (as *addressSpace) home() abi.Home {
+	as.mu.RLock()
+	defer as.mu.RUnlock()
+	return as.code.home
+}
+
+func (th *thread) home() abi.Home { return th.p.as.home() }
+
 // executable returns the range that contains addr, if the guest may execute there.
 func (as *addressSpace) executable(addr uint64) (codeRange, bool) {
 	as.rangesMu.RLock()
@@ -117,6 +126,7 @@ func (as *addressSpace) executable(addr uint64) (codeRange, bool) {
 // they can execute the same.
 type codeSpace struct {
 	s        *Session
+	home     abi.Home
 	cache    *shared
 	tables   *shared
 	farMu    sync.RWMutex
@@ -137,14 +147,14 @@ type codeSpace struct {
 // takes as long as translating 50 to 100 instructions, and not all of them are executed.
 const translateAhead = 512
 
-func (s *Session) newCodeSpace() (*codeSpace, error) {
-	c := &codeSpace{s: s, asked: map[uint32]uint64{}, volatile: newVolatileCode()}
+func (s *Session) newCodeSpace(home abi.Home) (*codeSpace, error) {
+	c := &codeSpace{s: s, home: home, asked: map[uint32]uint64{}, volatile: newVolatileCode()}
 	c.users.Store(1)
 	var err error
 	if c.cache, err = newShared("xv-cache", s.cacheSize(), true); err != nil {
 		return nil, err
 	}
-	if c.tables, err = newShared("xv-tables", abi.TableEnd-abi.Table, true); err != nil {
+	if c.tables, err = newShared("xv-tables", abi.TableSize, true); err != nil {
 		c.cache.close()
 		return nil, err
 	}
@@ -155,14 +165,14 @@ func (s *Session) newCodeSpace() (*codeSpace, error) {
 // cacheSize is the size of the translation cache: the whole region unless configured smaller.
 func (s *Session) cacheSize() int {
 	if s.cfg.CacheSize > 0 {
-		return min((s.cfg.CacheSize+0xffff)&^0xffff, abi.CacheEnd-abi.Cache)
+		return min((s.cfg.CacheSize+0xffff)&^0xffff, abi.MaxCache)
 	}
-	return abi.CacheEnd - abi.Cache
+	return abi.MaxCache
 }
 
 func (c *codeSpace) config() tcache.Config {
 	return tcache.Config{
-		Code: c.cache.view, Base: abi.Cache, Layout: agent.Layout, Slot: c.slot, Budget: translateAhead,
+		Code: c.cache.view, Base: uint32(c.home.Cache()), Layout: agent.Layout(c.home), Slot: c.slot, Budget: translateAhead,
 		Quiesce: c.quiesce, Volatile: c.volatile.contains,
 	}
 }
@@ -334,13 +344,13 @@ func (as *addressSpace) privatize(th *thread) error {
 	if old.users.Load() == 1 {
 		return nil
 	}
-	c := &codeSpace{s: as.s, asked: map[uint32]uint64{}, volatile: old.volatile.clone()}
+	c := &codeSpace{s: as.s, home: old.home, asked: map[uint32]uint64{}, volatile: old.volatile.clone()}
 	c.users.Store(1)
 	var err error
 	if c.cache, err = newShared("xv-cache", len(old.cache.view), true); err != nil {
 		return err
 	}
-	if c.tables, err = newShared("xv-tables", abi.TableEnd-abi.Table, true); err != nil {
+	if c.tables, err = newShared("xv-tables", abi.TableSize, true); err != nil {
 		c.cache.close()
 		return err
 	}
@@ -388,17 +398,17 @@ func (th *thread) mapCache() {
 
 // mapInto maps cache and tables into the address space of th, over what is there.
 func (c *codeSpace) mapInto(th *thread) error {
-	parts := []mapping{{c.cache, abi.Cache, uint64(len(c.cache.view)), 0, unix.PROT_READ | unix.PROT_EXEC, unix.MAP_FIXED}}
+	parts := []mapping{{c.cache, c.home.Cache(), uint64(len(c.cache.view)), 0, unix.PROT_READ | unix.PROT_EXEC, unix.MAP_FIXED}}
 	// The hash has the entries of the null page, which is no place for code.
 	for i, call := range []uint64{0, translate.CallBias} {
-		parts = append(parts, mapping{c.tables, abi.HashTable + uint64(i)*abi.HashSize, abi.HashSize, abi.EntrySize * call, unix.PROT_READ, unix.MAP_FIXED})
+		parts = append(parts, mapping{c.tables, c.home.Hash() + uint64(i)*abi.HashSize, abi.HashSize, abi.EntrySize * call, unix.PROT_READ, unix.MAP_FIXED})
 	}
 	parts = append(parts, c.tableParts(abi.NearStart, abi.NearFirst, unix.MAP_FIXED)...)
 	if c.upper {
 		parts = append(parts, c.tableParts(abi.NearFirst, abi.NearEnd, unix.MAP_FIXED)...)
 	}
 	for _, f := range c.far {
-		parts = append(parts, f.parts(unix.MAP_FIXED)...)
+		parts = append(parts, f.parts(c.home, unix.MAP_FIXED)...)
 	}
 	return th.mapShared(parts...)
 }
@@ -407,8 +417,7 @@ func (c *codeSpace) mapInto(th *thread) error {
 func (c *codeSpace) tableParts(lo, hi, flags uint64) []mapping {
 	var parts []mapping
 	for _, at := range []uint64{lo, lo + translate.CallBias} {
-		off := abi.EntrySize * at
-		parts = append(parts, mapping{c.tables, abi.Table + off, abi.EntrySize * (hi - lo), off, unix.PROT_READ, flags})
+		parts = append(parts, mapping{c.tables, c.home.Entry(at), abi.EntrySize * (hi - lo), abi.EntrySize * at, unix.PROT_READ, flags})
 	}
 	return parts
 }

@@ -125,9 +125,10 @@ func (th *thread) inject(tid int) error {
 	if err := th.clearReadImpliesExec(&in); err != nil {
 		return err
 	}
+	home := th.home()
 	err := mapParts(&in, borrower{th.p.pid, tid}, []mapping{
-		{s.agent, abi.Agent, abi.AgentSize, 0, unix.PROT_READ | unix.PROT_EXEC, unix.MAP_FIXED_NOREPLACE},
-		{s.contexts, abi.Contexts, abi.ContextsSize, 0, unix.PROT_READ | unix.PROT_WRITE, unix.MAP_FIXED_NOREPLACE},
+		{s.agent, home.Agent(), abi.AgentSize, 0, unix.PROT_READ | unix.PROT_EXEC, unix.MAP_FIXED_NOREPLACE},
+		{s.contexts, home.Contexts(), abi.ContextsSize, 0, unix.PROT_READ | unix.PROT_WRITE, unix.MAP_FIXED_NOREPLACE},
 	})
 	if err != nil {
 		return err
@@ -136,7 +137,7 @@ func (th *thread) inject(tid int) error {
 		return err
 	}
 	th.starting = func() { th.setUpImage(entry, stack) }
-	regs.Rip = agent.Start
+	regs.Rip = home.Agent() + agent.Start
 	regs.Gs_base = th.ctx.addr
 	regs.Orig_rax = ^uint64(0) // no system call to restart
 	if err := unix.PtraceSetRegs(tid, &regs); err != nil {
@@ -283,7 +284,7 @@ func (th *thread) buildImage(entry *uint64, stack uint64) error {
 	if err != nil {
 		return err
 	}
-	maps = withoutOurs(maps)
+	maps = withoutOurs(maps, th.home())
 	view, err := th.readStack(maps, stack)
 	if err != nil {
 		return err
@@ -377,10 +378,10 @@ func (th *thread) clearReadImpliesExec(c caller) error {
 }
 
 // withoutOurs leaves out what inject mapped.
-func withoutOurs(maps []loader.VMA) []loader.VMA {
+func withoutOurs(maps []loader.VMA, home abi.Home) []loader.VMA {
 	var out []loader.VMA
 	for _, v := range maps {
-		if v.Start < abi.Agent || v.Start >= abi.SlotsEnd {
+		if v.Start < home.Base || v.Start >= home.End() {
 			out = append(out, v)
 		}
 	}
@@ -475,7 +476,7 @@ func (th *thread) followExec(next *thread) {
 			return
 		case ws.StopSignal() == unix.SIGTRAP && ws.TrapCause() == 0:
 			var regs unix.PtraceRegs
-			if unix.PtraceGetRegs(tid, &regs) == nil && regs.Rip == agent.ExecFailed+1 {
+			if unix.PtraceGetRegs(tid, &regs) == nil && regs.Rip == th.home().Agent()+agent.ExecFailed+1 {
 				s.unmake(next)
 				unix.PtraceDetach(tid)
 				return

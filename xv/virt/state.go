@@ -36,7 +36,7 @@ func (p position) faults() bool { return p != atOther && p != atCallEnd }
 // original returns the state of the original program from which the thread was interrupted.
 func (th *thread) original(f frame) (registers, position, error) {
 	regs := f.registers()
-	rip := regs.rip
+	rip, home := regs.rip, th.home()
 	switch {
 	case rip == 0:
 		target := regs.gpr[rcx]
@@ -45,20 +45,18 @@ func (th *thread) original(f frame) (registers, position, error) {
 		}
 		pos := th.missed(&regs, target)
 		return regs, pos, nil
-	case rip >= abi.Cache && rip < abi.CacheEnd:
+	case home.InCache(rip):
 		regs, pos, err := th.originalInCache(f, regs)
 		if pos == atMiss { // in a stub of the hash
 			th.missed(&regs, th.ctx.u64(abi.T))
 			pos = atOther
 		}
 		return regs, pos, err
-	case inAgent(rip):
-		return th.originalInAgent(regs)
+	case home.InAgent(rip):
+		return th.originalInAgent(regs, rip-home.Agent())
 	}
 	return regs, atOther, fmt.Errorf("process %d: signal %d at %#x, which is no code of xv", th.p.pid, th.ctx.u32(abi.SigNo), rip)
 }
-
-func inAgent(rip uint64) bool { return rip >= abi.Agent && rip < abi.Agent+abi.AgentSize }
 
 // missed makes regs the state at the target of the indirect branch in flight, which found no entry for it.
 func (th *thread) missed(regs *registers, target uint64) position {
@@ -84,11 +82,12 @@ func (th *thread) lastWasCall(regs *registers) bool {
 		return false
 	}
 	site := binary.LittleEndian.Uint64(b[:])
-	if site < abi.Cache || site >= abi.CacheEnd {
+	c := th.p.as.enter()
+	defer th.p.as.exit()
+	if !c.home.InCache(site) {
 		return false
 	}
-	orig, ok := th.p.as.enter().space.ReturnsTo(uint32(site))
-	th.p.as.exit()
+	orig, ok := c.space.ReturnsTo(uint32(site))
 	return ok && orig == binary.LittleEndian.Uint64(b[8:])
 }
 
@@ -98,8 +97,9 @@ func (th *thread) originalInCache(f frame, regs registers) (registers, position,
 	c := th.p.as.enter()
 	defer th.p.as.exit()
 	space := c.space
+	off := regs.rip - c.home.Cache()
 	trapped := unix.Signal(th.ctx.u32(abi.SigNo)) == unix.SIGTRAP && f.reg(frTrap) == trapBP &&
-		addr > abi.Cache && int(addr-abi.Cache) <= len(c.cache.view) && c.cache.view[addr-1-abi.Cache] == 0xcc // not int n
+		off > 0 && off <= uint64(len(c.cache.view)) && c.cache.view[off-1] == 0xcc // not int n
 	if trapped { // after the int3
 		addr--
 		if space.IsStale(addr) {
@@ -146,8 +146,9 @@ func (th *thread) originalInCache(f frame, regs registers) (registers, position,
 // trapBP is the trap number of int3 (#BP).
 const trapBP = 3
 
-func (th *thread) originalInAgent(regs registers) (registers, position, error) {
-	place := agent.PlaceOf(regs.rip)
+// originalInAgent is original for a thread at an offset in the agent.
+func (th *thread) originalInAgent(regs registers, off uint64) (registers, position, error) {
+	place := agent.PlaceOf(off)
 	switch place {
 	case agent.AtMiss, agent.AtSpecial:
 		stub := th.ctx.u32(abi.Stub)

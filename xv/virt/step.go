@@ -27,15 +27,15 @@ func isStep(f frame, si *siginfo) bool {
 // stepTrap handles the trap of a single step. It reports false if the guest has done an instruction: the
 // event is its SIGTRAP.
 func (th *thread) stepTrap(f frame, pos position, ev *event) bool {
-	rip := f.reg(frRIP)
+	rip, home := f.reg(frRIP), th.home()
 	switch {
 	case rip == 0: // a branch is done, and has missed
-	case agent.PlaceOf(rip) == agent.Resuming:
+	case agent.PlaceOf(rip-home.Agent()) == agent.Resuming:
 		if !th.arrived {
 			th.returnTo(f, ev.regs)
 			return true
 		}
-	case inAgent(rip):
+	case home.InAgent(rip):
 		// The kernel returns from a system call by iret, and the first trap comes an instruction later.
 		th.skipStep = th.skipStep || pos == atCallEnd
 		th.stepOn(f)

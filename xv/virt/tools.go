@@ -133,13 +133,13 @@ func (as *addressSpace) learn(th *thread, lo, hi uint64, private bool) error {
 	if err != nil {
 		return err
 	}
-	shadow, at := as.tools.shadow, lo
+	shadow, at, home := as.tools.shadow, lo, as.home()
 	for _, v := range vmas {
 		if v.End <= at || v.Start >= hi {
 			continue
 		}
 		switch {
-		case v.Start > at || isOurs(v):
+		case v.Start > at || isOurs(home, v):
 			return errNotMapped
 		case private && v.Shared:
 			return fmt.Errorf("memory at %#x is shared, which cannot be paged", at)

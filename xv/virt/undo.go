@@ -41,7 +41,7 @@ func (th *thread) takeBack(u *undo, si *siginfo) bool {
 		if u.sig != sig || th.isKick(si) || !th.p.actions.swap(sig, u.new, u.old) {
 			return false
 		}
-		copy(th.ctx.scratch(), kernelAction(sig, u.old).bytes())
+		copy(th.ctx.scratch(), kernelAction(th.home(), sig, u.old).bytes())
 		th.remote(call{unix.SYS_RT_SIGACTION, [6]uint64{uint64(sig), th.ctx.scratchAddr(), 0, 8}})
 	case th.guestMask()&bit(sig) == 0:
 		return false

@@ -7,38 +7,38 @@
 // waits for the next answer.
 package abi
 
-// Addresses in the guest. Everything but the near zone and the tables lies in one region.
+// Addresses in the guest that are the same in every address space.
 const (
 	NearStart = 0x0001_0000 // the first address of the near zone (vm.mmap_min_addr)
-	NearEnd   = 0x4000_0000 // its end; the virtualization region follows
+	NearEnd   = 0x4000_0000 // its end
 	NearFirst = 0x1000_0000 // images are placed below while there is room; the tables for what is above are mapped on demand
-	Agent     = 0x4000_0000 // the agent's code
-	AgentSize = 0x1_0000
-	PassPage  = Agent + AgentSize - PageSize // page with the gate's table of system calls
-	PageSize  = 0x1000
-	Filtered  = PassPage    // a byte: the agent does no system call of the guest on its own
-	Contexts  = 0x4010_0000 // header page, then the contexts: one shared, writable object
-	Doorbells = Contexts    // doorbell i: its list of slots at 64*i, the number of sleeping servers at 64*i+4
-	Dead      = Contexts + 0x800
-	CPUMap    = Contexts + 0x1000 // a byte for each CPU number: its doorbell
-	Slots     = 0x4100_0000       // context of slot i at Slots + i*SlotSize
-	SlotSize  = 0x1_0000
-	SlotsEnd  = 0x5000_0000
-	MaxSlots  = (SlotsEnd - Slots) / SlotSize
-	Cache     = 0x5000_0000 // the translation cache
-	CacheEnd  = 0x7000_0000
-	HashTable = 0x7000_0000 // tables of the hash, for jumps and for calls
-	HashEnd   = HashTable + 2*HashSize
-	HashSize  = EntrySize << 16 // of one of them, in bytes
-	Table     = 0x7ffc_0000     // lookup table J, then C
-	EntrySize = 8               // of an entry of a table, in bytes: the cache address
-	TableEnd  = Table + 2*EntrySize*NearEnd
-	FarEnd    = 1 << 43 // code above has no table entries
+	FarEnd    = 1 << 43     // code above has no table entries
+)
 
-	ContextsSize = SlotsEnd - Contexts
+// Sizes, in bytes where nothing else is said.
+const (
+	PageSize     = 0x1000
+	AgentSize    = 0x1_0000
+	PassPage     = AgentSize - PageSize // offset in the agent's memory of the page with the gate's table of system calls
+	Filtered     = PassPage             // offset of a byte: the agent does no system call of the guest on its own
+	SlotSize     = 0x1_0000
+	EntrySize    = 8               // of an entry of a table: the cache address
+	HashSize     = EntrySize << 16 // of the table of the hash for jumps, and of that for calls
+	TableSize    = 2 * EntrySize * NearEnd
+	ContextsSize = cache - contexts
+	MaxSlots     = (cache - slots) / SlotSize
+	MaxCache     = hash - cache
 	MaxDoorbells = 32
 	ReaperPIDs   = 4096 // words in the reaper's table of process ids
 	CPUMapSize   = 4096
+)
+
+// Offsets in the header of the contexts, which takes what is before SlotsStart.
+const (
+	Doorbells  = 0 // doorbell i: its list of slots at 64*i, the number of sleeping servers at 64*i+4
+	Dead       = 0x800
+	CPUMap     = 0x1000 // a byte for each CPU number: its doorbell
+	SlotsStart = slots - contexts
 )
 
 // Parts of a slot, as offsets.

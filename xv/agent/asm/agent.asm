@@ -104,7 +104,7 @@ wait:
 	lea r10, [rip+second]
 	mov eax, 202			# futex
 	syscall
-	cmp dword ptr [DEAD], 0
+	cmp dword ptr [SUPERVISORDEAD], 0
 	je wait
 	mov edi, 125			# the supervisor is gone
 	mov eax, 231			# exit_group

@@ -46,7 +46,7 @@ reap:
 	je 1b
 	cmp rax, 1			# the supervisor says that all is over
 	je 9f
-	mov dword ptr [r13+DEAD-DOORBELLS], 1
+	mov dword ptr [r13+DEAD], 1
 	mov r14d, 3000			# rounds of a millisecond
 2:	xor ebx, ebx
 	xor r15d, r15d			# processes that were there

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"debug/elf"
+	"encoding/binary"
 	"fmt"
 	"go/format"
 	"log"
@@ -39,15 +40,25 @@ var symbols = map[string]int64{
 	"KINDSTART": abi.KindStart, "KINDFAULT": abi.KindFault, "KINDOPENED": abi.KindOpened, "KINDDEFERRED": abi.KindDeferred,
 	"OPRESUME": abi.OpResume, "OPREMOTE": abi.OpRemote, "OPSIGRETURN": abi.OpSigreturn,
 	"OPGATE": abi.OpGate, "OPCLONE": abi.OpClone, "OPEXEC": abi.OpExec, "OPEXIT": abi.OpExit, "OPFINISH": abi.OpFinish, "OPATTEMPT": abi.OpAttempt, "OPINT80": abi.OpInt80, "OPRAISE": abi.OpRaise,
-	"CPUMAP": abi.CPUMap, "DOORBELLS": abi.Doorbells, "DEAD": abi.Dead, "TBL": abi.Table,
 	"REAPERPIDS": abi.ReaperPIDs, "GUARDLO": abi.GuardLo, "GUARDSIZE": abi.GuardSize, "PASSGUARDED": abi.PassGuarded,
 	"PASSOPEN": abi.PassOpen, "SCRATCH": abi.Scratch,
-	"PASS": abi.Agent + abi.AgentSize - 512, "FILTERED": abi.Filtered, "BLOCKMASK": int64(blockMask),
+	"BLOCKMASK": int64(blockMask), "DEAD": abi.Dead,
 }
+
+// regionRefs and tableRefs are names for addresses that differ with the home; the code refers to them by words that are
+// relocated when it is installed.
+var (
+	regionRefs = map[string]uint64{
+		"CPUMAP": abi.First.Contexts() + abi.CPUMap, "DOORBELLS": abi.First.Contexts() + abi.Doorbells,
+		"SUPERVISORDEAD": abi.First.Contexts() + abi.Dead, "PASS": abi.First.Agent() + abi.AgentSize - 512,
+		"FILTERED": abi.First.Agent() + abi.Filtered,
+	}
+	tableRefs = map[string]uint64{"TBL": abi.First.Table}
+)
 
 func main() {
 	log.SetFlags(0)
-	generate("agent.asm", "code", "is the agent's machine code, to run at abi.Agent")
+	generate("agent.asm", "code", "is the agent's machine code, to run at abi.First")
 	generate("reaper.asm", "reaperCode", "is the reaper's machine code, which runs at any address")
 }
 
@@ -65,7 +76,14 @@ func generate(file, name, doc string) {
 	}
 	run("as", append(args, filepath.Join("asm", file))...)
 	linked := filepath.Join(dir, "agent")
-	run("ld", "-e", fmt.Sprintf("%#x", abi.Agent), fmt.Sprintf("-Ttext=%#x", abi.Agent), "-o", linked, object)
+	base := abi.First.Agent()
+	args = []string{"--emit-relocs", "-e", fmt.Sprintf("%#x", base), fmt.Sprintf("-Ttext=%#x", base), "-o", linked}
+	for _, refs := range []map[string]uint64{regionRefs, tableRefs} {
+		for name, value := range refs {
+			args = append(args, fmt.Sprintf("--defsym=%s=%#x", name, value))
+		}
+	}
+	run("ld", append(args, object)...)
 
 	f, err := elf.Open(linked)
 	if err != nil {
@@ -80,7 +98,7 @@ func generate(file, name, doc string) {
 		log.Fatal(err)
 	}
 	listing := run("objdump", "-d", "-w", "-M", "intel", "--no-show-raw-insn", "-j", ".text", linked)
-	source, err := format.Source(render(file, name, doc, text, syms, listing))
+	source, err := format.Source(append(render(file, name, doc, text, syms, listing), renderRefs(name, f)...))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -96,8 +114,8 @@ func render(file, name, doc string, text []byte, syms []elf.Symbol, listing []by
 	out.WriteString("// Labels, as offsets from the start of the code.\nconst (\n")
 	sort.Slice(syms, func(i, j int) bool { return syms[i].Value < syms[j].Value })
 	for _, s := range syms {
-		if elf.ST_BIND(s.Info) == elf.STB_GLOBAL && s.Section < elf.SHN_LORESERVE && !strings.HasPrefix(s.Name, "_") && s.Name != "end" && s.Name != "edata" {
-			fmt.Fprintf(&out, "\t%s = %#x\n", camel(s.Name), s.Value-abi.Agent)
+		if elf.ST_BIND(s.Info) == elf.STB_GLOBAL && elf.ST_TYPE(s.Info) == elf.STT_NOTYPE && s.Section < elf.SHN_LORESERVE && !strings.HasPrefix(s.Name, "_") && s.Name != "end" && s.Name != "edata" {
+			fmt.Fprintf(&out, "\t%s = %#x\n", camel(s.Name), s.Value-abi.First.Agent())
 		}
 	}
 	fmt.Fprintf(&out, ")\n\n// %s %s.\nvar %s = []byte{\n", name, doc, name)
@@ -115,7 +133,7 @@ func render(file, name, doc string, text []byte, syms []elf.Symbol, listing []by
 		if _, err := fmt.Sscanf(strings.TrimSpace(head), "%x", &addr); err != nil {
 			continue
 		}
-		lines = append(lines, line{addr - abi.Agent, strings.Join(strings.Fields(rest), " ")})
+		lines = append(lines, line{addr - abi.First.Agent(), strings.Join(strings.Fields(rest), " ")})
 	}
 	for i, l := range lines {
 		end := uint64(len(text))
@@ -129,6 +147,52 @@ func render(file, name, doc string, text []byte, syms []elf.Symbol, listing []by
 	}
 	out.WriteString("}\n")
 	return out.Bytes()
+}
+
+// renderRefs writes the offsets of the words that hold addresses of a home (relocations of type R_X86_64_32 or R_X86_64_32S, System V ABI
+// for x86-64, 4.4.1).
+func renderRefs(name string, f *elf.File) []byte {
+	var out bytes.Buffer
+	syms, err := f.Symbols() // in the order of the file, to which relocations refer
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, list := range []struct {
+		suffix, doc string
+		refs        map[string]uint64
+	}{
+		{"RegionRefs", "addresses of the region", regionRefs},
+		{"TableRefs", "addresses of the lookup tables", tableRefs},
+	} {
+		var offs []string
+		for _, r := range relocations(f) {
+			if _, ok := list.refs[syms[r.Info>>32-1].Name]; !ok {
+				continue
+			}
+			if t := elf.R_X86_64(r.Info & 0xffffffff); t != elf.R_X86_64_32S && t != elf.R_X86_64_32 {
+				log.Fatalf("%s: relocation of type %v at %#x", name, t, r.Off)
+			}
+			offs = append(offs, fmt.Sprintf("%#x", r.Off-abi.First.Agent()))
+		}
+		if len(offs) > 0 {
+			fmt.Fprintf(&out, "\n// %s%s are the offsets of the words that hold %s.\nvar %s%s = []uint16{%s}\n",
+				name, list.suffix, list.doc, name, list.suffix, strings.Join(offs, ", "))
+		}
+	}
+	return out.Bytes()
+}
+
+// relocations reads those of .text.
+func relocations(f *elf.File) []elf.Rela64 {
+	section := f.Section(".rela.text")
+	if section == nil {
+		return nil
+	}
+	list := make([]elf.Rela64, section.Size/uint64(section.Entsize))
+	if err := binary.Read(section.Open(), f.ByteOrder, list); err != nil {
+		log.Fatal(err)
+	}
+	return list
 }
 
 // camel turns gate_syscall into offGateSyscall.

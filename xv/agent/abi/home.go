@@ -1,0 +1,51 @@
+package abi
+
+// Home is where the virtualization state of an address space is: one region of RegionSize bytes with agent, contexts, code
+// cache and the tables of the hash, and the lookup tables. All of the region and the start of the tables is below
+// 2^31, so that code can refer to it by a displacement of 32 bits.
+type Home struct {
+	Base  uint64 // of the region, a multiple of PageSize
+	Table uint64 // of lookup table J, which table C follows; a multiple of PageSize
+}
+
+// First is the home of a program that was just executed.
+var First = Home{Base: 0x4000_0000, Table: 0x7ffc_0000}
+
+// Offsets in the region.
+const (
+	contexts   = 0x0010_0000 // header page, then the contexts: one shared, writable object
+	slots      = 0x0100_0000 // context of slot i at slots + i*SlotSize
+	cache      = 0x1000_0000
+	hash       = 0x3000_0000
+	RegionSize = hash + 2*HashSize
+)
+
+// End is the end of the region.
+func (h Home) End() uint64 { return h.Base + RegionSize }
+
+// Agent is the address of the agent's code.
+func (h Home) Agent() uint64 { return h.Base }
+
+// Contexts is the address of the contexts' header.
+func (h Home) Contexts() uint64 { return h.Base + contexts }
+
+// Slot is the address of the context of a slot.
+func (h Home) Slot(i int) uint64 { return h.Base + slots + uint64(i)*SlotSize }
+
+// Cache is the address of the code cache.
+func (h Home) Cache() uint64 { return h.Base + cache }
+
+// InCache reports whether an address is one of the code cache.
+func (h Home) InCache(addr uint64) bool { return addr-h.Cache() < MaxCache }
+
+// InAgent reports whether an address is one of the agent.
+func (h Home) InAgent(addr uint64) bool { return addr-h.Agent() < AgentSize }
+
+// Hash is the address of the tables of the hash, for jumps and then for calls.
+func (h Home) Hash() uint64 { return h.Base + hash }
+
+// Entry is the address of the entry of an original address in lookup table J.
+func (h Home) Entry(addr uint64) uint64 { return h.Table + EntrySize*addr }
+
+// TableEnd is the end of the lookup tables for the near zone.
+func (h Home) TableEnd() uint64 { return h.Table + TableSize }
