@@ -3,6 +3,7 @@
 package xv
 
 import (
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -65,6 +66,10 @@ func (s *fakeSession) Watch(int, uint64, uint64, trap.Access, func(*trap.Context
 }
 
 func (s *fakeSession) Page(int, uint64, uint64, func(int, uint64, []byte) error) (virt.PageTool, error) {
+	return nil, os.ErrProcessDone
+}
+
+func (s *fakeSession) Relocate(context.Context, virt.Relocation) ([]virt.Relocated, error) {
 	return nil, os.ErrProcessDone
 }
 

@@ -3,6 +3,7 @@
 package xv
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"sync"
@@ -33,6 +34,8 @@ type session interface {
 	Watch(pid int, addr, length uint64, access trap.Access, f func(*trap.Context) trap.Action) (virt.PageTool, error)
 	Page(pid int, addr, length uint64, fill func(pid int, page uint64, b []byte) error) (virt.PageTool, error)
 	TrackDirty(pid int, addr, length uint64) (virt.PageTool, error)
+
+	Relocate(ctx context.Context, r virt.Relocation) ([]virt.Relocated, error)
 }
 
 // Process is a running guest: its first process and all descendants.

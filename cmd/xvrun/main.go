@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"xvrun/loader"
 	"xvrun/xv"
@@ -34,6 +35,9 @@ flags:
              print the registers at each fault of the program (SIGSEGV, SIGBUS,
              SIGILL, SIGFPE, SIGTRAP), on standard error; then it takes its course
   -stats     print counters when the program has ended, on standard error
+  -relocate-every D
+             move all of xv in the program's memory to another address each
+             time D has passed, as 1ms or 2s: a test of xv
   -store DIR keep translations in DIR for later runs, "" for nowhere (default:
              xvrun in $XDG_CACHE_HOME or ~/.cache)
   -o FILE    write the trace, the faults and the counters to FILE instead
@@ -60,6 +64,7 @@ program and all that it started die.
 type options struct {
 	verbose, stats, trapPrint, version, help bool
 	output, store                            string
+	relocateEvery                            time.Duration
 	program                                  []string
 }
 
@@ -71,6 +76,7 @@ func parse(args []string) (*options, error) {
 	f.BoolVar(&o.verbose, "v", false, "")
 	f.BoolVar(&o.stats, "stats", false, "")
 	f.BoolVar(&o.trapPrint, "trap-print", false, "")
+	f.DurationVar(&o.relocateEvery, "relocate-every", 0, "")
 	f.BoolVar(&o.version, "version", false, "")
 	f.StringVar(&o.output, "o", "", "")
 	f.StringVar(&o.store, "store", defaultStore(), "")
@@ -83,6 +89,8 @@ func parse(args []string) (*options, error) {
 		return nil, fmt.Errorf("%w (xvrun -h explains)", err)
 	case o.output != "" && !o.verbose && !o.stats && !o.trapPrint:
 		return nil, errors.New("-o without -v, -trap-print or -stats has nothing to write")
+	case o.relocateEvery < 0:
+		return nil, fmt.Errorf("-relocate-every %v: no duration", o.relocateEvery)
 	case !o.version && len(o.program) == 0:
 		return nil, errors.New("no program given (xvrun -h explains)")
 	}
@@ -164,6 +172,9 @@ func run(args []string) (end outcome) {
 	}
 	inherited.release()
 	m.follow()
+	if o.relocateEvery > 0 {
+		defer relocateEvery(cmd.Process, o.relocateEvery)()
+	}
 	err = cmd.Wait()
 	if _, ended := errors.AsType[*xv.ExitError](err); err != nil && !ended {
 		return fail(fmt.Errorf("%q: %w", o.program[0], err))

@@ -110,6 +110,21 @@ const (
 	StoredGate2
 )
 
+// SyscallAt is the offset of a syscall instruction.
+const SyscallAt = offGateSyscall
+
+// InCall reports whether a thread at an offset in the agent is at or in a system call of the guest, which the instruction there or
+// the one before it makes. Then the guest's registers are in the thread, or, where passed is true, in its context.
+func InCall(off uint64) (passed, ok bool) {
+	switch off {
+	case offGateSyscall, offGateAfter:
+		return false, true
+	case offGate2Syscall, offGate2After:
+		return true, true
+	}
+	return false, false
+}
+
 // PlaceOf classifies where a thread was interrupted, as an offset from the agent's start.
 func PlaceOf(off uint64) Place {
 	switch {

@@ -27,7 +27,7 @@ import (
 // entries and these: offset and record, which begins with its length. All numbers are little-endian, and 64 bits
 // but for those lengths.
 const (
-	magic      = "xvcode1\n"
+	magic      = "xvcode2\n"
 	headerSize = len(magic) + 16
 	fileSize   = 32 // of a File
 )

@@ -10,8 +10,8 @@ import (
 )
 
 // A record is a translated region in a form that does not depend on where its code and its fragment lie, for use in
-// another Space: addresses are relative to the region's entry, and the fragment's relocations are applied for an entry and
-// a cache address of 0. It is made of 32-bit words, little-endian: the header, the lists whose lengths it
+// another Space: addresses are relative to the region's entry, and the fragment's relocations are applied for an entry, a cache
+// address and a Layout.Miss of 0. It is made of 32-bit words, little-endian: the header, the lists whose lengths it
 // gives, the original bytes and the code of the fragment, both padded to whole words.
 const (
 	recSize    = iota // of the record, in bytes
@@ -115,7 +115,7 @@ func (s *Space) record(r *region) []byte {
 		w.word(tableOf(f.call))
 	}
 	w.bytes(r.code.bytes)
-	translate.Move(frag.Code, moves.Relocs, -entry, -base)
+	translate.Move(frag.Code, moves.Relocs, -entry, -base, -s.cfg.Layout.Miss)
 	w.bytes(frag.Code)
 	if w.wide || len(w.b) > maxRecord {
 		return nil
@@ -362,7 +362,7 @@ func (s *Space) restore(entry uint64, rec []byte) bool {
 			return false
 		}
 	}
-	translate.Move(frag.Code, w.relocs, entry, s.cfg.Base+base)
+	translate.Move(frag.Code, w.relocs, entry, s.cfg.Base+base, s.cfg.Layout.Miss)
 	r := s.newRegion(reg, recipe{spans, rd.orig}, frag, base)
 	r.inner = inner
 	s.install(r)

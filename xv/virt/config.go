@@ -44,6 +44,20 @@ type PageTool interface {
 	Dirty() ([]uint64, error) // of TrackDirty: pages written since the last call
 }
 
+// Relocation says how an address space moves.
+type Relocation struct {
+	PID  int    // a process in it, as the host sees it; 0: every one
+	Base uint64 // where the new region begins, a multiple of 4096 from 2^28 to 2^31; 0: a random place
+	Keep bool   // the translations of what was in use are made at once, not when it is executed again
+}
+
+// Relocated says how an address space has moved.
+type Relocated struct {
+	PID      int           // a process in it
+	From, To uint64        // where the region begins
+	Pause    time.Duration // in which no thread could run
+}
+
 // Limit is a resource limit (getrlimit(2)).
 type Limit struct {
 	Resource   int    // RLIMIT_AS, ...

@@ -56,14 +56,19 @@ func (s *Session) drain() error {
 // undrain goes on with the service.
 func (s *Session) undrain() {
 	s.draining.Store(false)
-	for _, th := range s.allThreads() {
+	s.serveAgain(s.allThreads())
+	if s.resting.Swap(false) {
+		s.startServers()
+	}
+}
+
+// serveAgain lets threads go on that were drained.
+func (s *Session) serveAgain(list []*thread) {
+	for _, th := range list {
 		th.zeroed.Store(false)
 		if th.waits.Swap(false) {
 			s.requeue(th)
 		}
-	}
-	if s.resting.Swap(false) {
-		s.startServers()
 	}
 }
 
@@ -90,9 +95,12 @@ func (s *Session) still() bool {
 	return !slices.ContainsFunc(s.free, func(slot int) bool { return s.slots[slot].lingers() })
 }
 
+// draining reports whether the thread is to be brought to such a state: all threads, or those of an address space that moves.
+func (th *thread) draining() bool { return th.p.s.draining.Load() || th.p.as.moving.Load() }
+
 // hold puts a request back that is to wait while the service is drained; it reports whether it is one.
 func (th *thread) hold() bool {
-	if !th.p.s.draining.Load() {
+	if !th.draining() {
 		return false
 	}
 	switch th.ctx.u32(abi.Kind) {
@@ -111,7 +119,7 @@ func (th *thread) hold() bool {
 	}
 	word32(th.ctx.mem, abi.State).Store(abi.StateRequest)
 	th.waits.Store(true)
-	if !th.p.s.draining.Load() && th.waits.Swap(false) { // undrain has not seen it
+	if !th.draining() && th.waits.Swap(false) { // undrain has not seen it
 		th.p.s.requeue(th)
 	}
 	return true
@@ -131,7 +139,7 @@ func (th *thread) forgetCall(f frame) {
 
 // zero sends the thread to address 0 instead of orig if the service is drained.
 func (th *thread) zero(orig uint64) bool {
-	draining := th.p.s.draining.Load()
+	draining := th.draining()
 	th.zeroed.Store(draining)
 	th.target = orig
 	return draining

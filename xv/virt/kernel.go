@@ -19,15 +19,8 @@ func setSigMask(mask, old *uint64) error {
 	return nil
 }
 
-// seize makes the calling OS thread the tracer of tid, which goes on running and stops when it has
-// executed a program.
-func seize(tid int) error {
-	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(tid), 0, unix.PTRACE_O_TRACEEXEC, 0, 0)
-	if errno != 0 {
-		return errno
-	}
-	return nil
-}
+// seize makes the calling OS thread the tracer of tid, which goes on running.
+func seize(tid int, options uintptr) error { return ptrace(unix.PTRACE_SEIZE, tid, 0, options) }
 
 // onOwnThread calls f in a goroutine of its own, on an OS thread that has no children and ends with it. So what the thread waits
 // for is what f makes its child or tracee, and its end is the parent's death for no other child (PR_SET_PDEATHSIG(2const)):

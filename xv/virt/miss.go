@@ -26,7 +26,7 @@ func (th *thread) linkMiss() {
 	// rcx is in S where a branch leaves its region, and perhaps not in its register.
 	th.ctx.setU64(abi.RAX+8*rcx, th.ctx.u64(abi.S))
 	regs := th.ctx.registers()
-	if s.draining.Load() && th.retryBranch(stub, regs) {
+	if th.draining() && th.retryBranch(stub, regs) {
 		return
 	}
 	if th.ctx.u32(abi.Fuel) == 0 {

@@ -259,6 +259,7 @@ func (th *thread) handle() {
 	if th.p.as.unmapped.Load() {
 		th.mapCache()
 	}
+	th.restoreKept()
 	if len(th.admitted) > 0 {
 		th.closeAdmitted()
 	}

@@ -36,12 +36,14 @@ type addressSpace struct {
 	aliases   map[uint64][]uint64 // of a protected page: the pages of code that it is another mapping of
 	guardLo   uint64              // see guard; guardHi is 0 if there is no guarded range
 	guardHi   uint64
-	files     atomic.Bool               // a file, or memory for several processes, was mapped shared
-	lockNew   atomic.Bool               // what is mapped is locked (mlockall(2))
-	mdwe      atomic.Uint32             // what it must not make executable (PR_SET_MDWE(2const))
-	unpassed  atomic.Bool               // the gate hands off every system call, see unpass
-	readExec  atomic.Bool               // what the guest maps readable it may execute (personality(2))
-	next      [len(zones)]atomic.Uint64 // where free memory of a zone probably begins; 0: not known
+	files     atomic.Bool                  // a file, or memory for several processes, was mapped shared
+	lockNew   atomic.Bool                  // what is mapped is locked (mlockall(2))
+	mdwe      atomic.Uint32                // what it must not make executable (PR_SET_MDWE(2const))
+	moving    atomic.Bool                  // to another home: see relocate
+	restoring atomic.Pointer[[]keptRegion] // to be made again after that
+	unpassed  atomic.Bool                  // the gate hands off every system call, see unpass
+	readExec  atomic.Bool                  // what the guest maps readable it may execute (personality(2))
+	next      [len(zones)]atomic.Uint64    // where free memory of a zone probably begins; 0: not known
 
 	tools pageTools
 
@@ -49,7 +51,7 @@ type addressSpace struct {
 }
 
 func (s *Session) newAddressSpace() (*addressSpace, error) {
-	code, err := s.newCodeSpace(abi.First)
+	code, err := s.newCodeSpace(s.firstHome())
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +153,7 @@ func (s *Session) newCodeSpace(home abi.Home) (*codeSpace, error) {
 	c := &codeSpace{s: s, home: home, asked: map[uint32]uint64{}, volatile: newVolatileCode()}
 	c.users.Store(1)
 	var err error
-	if c.cache, err = newShared("xv-cache", s.cacheSize(), true); err != nil {
+	if c.cache, err = newShared("xv-cache", int(home.CacheSize), true); err != nil {
 		return nil, err
 	}
 	if c.tables, err = newShared("xv-tables", abi.TableSize, true); err != nil {
@@ -162,12 +164,13 @@ func (s *Session) newCodeSpace(home abi.Home) (*codeSpace, error) {
 	return c, nil
 }
 
-// cacheSize is the size of the translation cache: the whole region unless configured smaller.
-func (s *Session) cacheSize() int {
+// firstHome is the home of a program that was just executed, with the size of the cache that is configured.
+func (s *Session) firstHome() abi.Home {
+	home := abi.First
 	if s.cfg.CacheSize > 0 {
-		return min((s.cfg.CacheSize+0xffff)&^0xffff, abi.MaxCache)
+		home.CacheSize = min((uint64(s.cfg.CacheSize)+0xffff)&^0xffff, abi.MaxCache)
 	}
-	return abi.MaxCache
+	return home
 }
 
 func (c *codeSpace) config() tcache.Config {
@@ -197,12 +200,26 @@ func (c *codeSpace) dropPages(pages []uint64) {
 	}
 }
 
+// leave is called when an address space no longer uses the cache. The translations are kept in the store.
 func (c *codeSpace) leave() {
-	if c.users.Add(-1) > 0 {
-		return
+	if c.users.Add(-1) == 0 {
+		if c.space != nil {
+			c.keep()
+		}
+		c.end()
 	}
+}
+
+// abandon is leave for an address space that goes on with another cache.
+func (c *codeSpace) abandon() {
+	if c.users.Add(-1) == 0 {
+		c.end()
+	}
+}
+
+// end is called when nobody uses the cache any more.
+func (c *codeSpace) end() {
 	if c.space != nil {
-		c.keep()
 		c.s.counters.retire(c.space.Stats())
 	}
 	c.s.mu.Lock()
@@ -346,6 +363,7 @@ func (as *addressSpace) privatize(th *thread) error {
 	}
 	c := &codeSpace{s: as.s, home: old.home, asked: map[uint32]uint64{}, volatile: old.volatile.clone()}
 	c.users.Store(1)
+	c.generation.Store(old.generation.Load()) // answers were given in it
 	var err error
 	if c.cache, err = newShared("xv-cache", len(old.cache.view), true); err != nil {
 		return err
@@ -369,6 +387,21 @@ func (as *addressSpace) privatize(th *thread) error {
 	as.code = c
 	old.leave()
 	return nil
+}
+
+// successor makes an empty cache with tables, like those of c but for another home. The caller has the only access to c.
+func (c *codeSpace) successor(home abi.Home) (*codeSpace, error) {
+	next, err := c.s.newCodeSpace(home)
+	if err != nil {
+		return nil, err
+	}
+	next.upper, next.volatile, next.warm = c.upper, c.volatile.clone(), c.warm.clone()
+	next.generation.Store(c.generation.Load())
+	if next.far, err = cloneFar(c.far); err != nil {
+		next.close()
+		return nil, err
+	}
+	return next, nil
 }
 
 // mapCache maps the cache that another supervisor's is replaced by, if that is still to be done. No thread is
@@ -398,6 +431,11 @@ func (th *thread) mapCache() {
 
 // mapInto maps cache and tables into the address space of th, over what is there.
 func (c *codeSpace) mapInto(th *thread) error {
+	return th.mapShared(c.parts()...)
+}
+
+// parts is what has to be mapped for cache and tables.
+func (c *codeSpace) parts() []mapping {
 	parts := []mapping{{c.cache, c.home.Cache(), uint64(len(c.cache.view)), 0, unix.PROT_READ | unix.PROT_EXEC, unix.MAP_FIXED}}
 	// The hash has the entries of the null page, which is no place for code.
 	for i, call := range []uint64{0, translate.CallBias} {
@@ -410,7 +448,7 @@ func (c *codeSpace) mapInto(th *thread) error {
 	for _, f := range c.far {
 		parts = append(parts, f.parts(c.home, unix.MAP_FIXED)...)
 	}
-	return th.mapShared(parts...)
+	return parts
 }
 
 // tableParts is the parts of the tables J and C for a part of the near zone.

@@ -118,7 +118,7 @@ func (th *thread) inject(tid int) error {
 		return errors.New("it is a 32-bit program, which can't be translated")
 	}
 	entry, stack := regs.Rip, regs.Rsp
-	in := injector{tid: tid, regs: regs}
+	in := injector{tid: tid, regs: regs, arg: (regs.Rsp - argumentSize - 128) &^ 7}
 	if err := in.begin(); err != nil {
 		return err
 	}
@@ -152,11 +152,12 @@ func (th *thread) inject(tid int) error {
 	return nil
 }
 
-// injector runs system calls in a stopped program that has not executed anything yet: a syscall
-// instruction is put over its first instruction for the time.
+// injector runs system calls in a stopped thread. In a program that has not executed anything yet a syscall
+// instruction is put over its first instruction for the time, and the arguments are below its stack.
 type injector struct {
 	tid  int
-	regs unix.PtraceRegs
+	regs unix.PtraceRegs // rip is at a syscall instruction
+	arg  uint64          // memory for arguments
 	old  [8]byte
 
 	signals []unix.Signal // to be sent again
@@ -181,7 +182,7 @@ func (in *injector) end() error {
 	return nil
 }
 
-// perform implements caller. The arguments are below the program's stack.
+// perform implements caller.
 func (in *injector) perform(calls ...call) ([]int64, error) {
 	var results []int64
 	for _, k := range calls {
@@ -194,7 +195,7 @@ func (in *injector) perform(calls ...call) ([]int64, error) {
 	return results, nil
 }
 
-func (in *injector) argument() uint64 { return (in.regs.Rsp - argumentSize - 128) &^ 7 }
+func (in *injector) argument() uint64 { return in.arg }
 
 func (in *injector) writeArgument(off int, b []byte) error {
 	if _, err := unix.PtracePokeData(in.tid, uintptr(in.argument())+uintptr(off), b); err != nil {
@@ -243,7 +244,7 @@ func (in *injector) step() error {
 	if !ws.Stopped() {
 		return unix.ESRCH // killed
 	}
-	if sig := ws.StopSignal(); sig != unix.SIGTRAP && ws.TrapCause() != unix.PTRACE_EVENT_STOP {
+	if sig := ws.StopSignal(); ws.TrapCause() != unix.PTRACE_EVENT_STOP && (sig != unix.SIGTRAP || sent(in.tid)) {
 		in.signals = append(in.signals, sig)
 	}
 	return nil
@@ -381,7 +382,7 @@ func (th *thread) clearReadImpliesExec(c caller) error {
 func withoutOurs(maps []loader.VMA, home abi.Home) []loader.VMA {
 	var out []loader.VMA
 	for _, v := range maps {
-		if v.Start < home.Base || v.Start >= home.End() {
+		if v.Start < home.Base || v.Start >= home.Hash() {
 			out = append(out, v)
 		}
 	}
@@ -426,7 +427,7 @@ func (th *thread) tracedExec(next *thread, k call) {
 	th.server.enter()
 	started := make(chan error)
 	onOwnThread(func() {
-		err := seize(th.tid)
+		err := seize(th.tid, unix.PTRACE_O_TRACEEXEC)
 		started <- err
 		if err == nil {
 			th.followExec(next)

@@ -25,9 +25,9 @@ const (
 	EntrySize    = 8               // of an entry of a table: the cache address
 	HashSize     = EntrySize << 16 // of the table of the hash for jumps, and of that for calls
 	TableSize    = 2 * EntrySize * NearEnd
-	ContextsSize = cache - contexts
-	MaxSlots     = (cache - slots) / SlotSize
-	MaxCache     = hash - cache
+	ContextsSize = hash - contexts
+	MaxSlots     = (hash - slots) / SlotSize
+	MaxCache     = 256 << 20
 	MaxDoorbells = 32
 	ReaperPIDs   = 4096 // words in the reaper's table of process ids
 	CPUMapSize   = 4096

@@ -1,27 +1,30 @@
 package abi
 
-// Home is where the virtualization state of an address space is: one region of RegionSize bytes with agent, contexts, code
-// cache and the tables of the hash, and the lookup tables. All of the region and the start of the tables is below
-// 2^31, so that code can refer to it by a displacement of 32 bits.
+// Home is where the virtualization state of an address space is: one region with agent, contexts, the tables of the hash and the
+// code cache, and the lookup tables. All of the region and the start of the tables is below End, so that code can refer to
+// it by a displacement of 32 bits.
 type Home struct {
-	Base  uint64 // of the region, a multiple of PageSize
-	Table uint64 // of lookup table J, which table C follows; a multiple of PageSize
+	Base      uint64 // of the region, a multiple of PageSize
+	CacheSize uint64 // in bytes, a multiple of PageSize
+	Table     uint64 // of lookup table J, which table C follows; a multiple of PageSize
 }
 
 // First is the home of a program that was just executed.
-var First = Home{Base: 0x4000_0000, Table: 0x7ffc_0000}
+var First = Home{Base: 0x4000_0000, CacheSize: MaxCache, Table: 0x7ffc_0000}
 
 // Offsets in the region.
 const (
-	contexts   = 0x0010_0000 // header page, then the contexts: one shared, writable object
-	slots      = 0x0100_0000 // context of slot i at slots + i*SlotSize
-	cache      = 0x1000_0000
-	hash       = 0x3000_0000
-	RegionSize = hash + 2*HashSize
+	contexts = 0x0010_0000 // header page, then the contexts: one shared, writable object
+	slots    = 0x0100_0000 // context of slot i at slots + i*SlotSize
+	hash     = 0x0fe0_0000
+	cache    = 0x1000_0000
 )
 
+// HomeEnd is where the region of a home ends at the latest.
+const HomeEnd = 1 << 31
+
 // End is the end of the region.
-func (h Home) End() uint64 { return h.Base + RegionSize }
+func (h Home) End() uint64 { return h.Cache() + h.CacheSize }
 
 // Agent is the address of the agent's code.
 func (h Home) Agent() uint64 { return h.Base }
@@ -36,7 +39,7 @@ func (h Home) Slot(i int) uint64 { return h.Base + slots + uint64(i)*SlotSize }
 func (h Home) Cache() uint64 { return h.Base + cache }
 
 // InCache reports whether an address is one of the code cache.
-func (h Home) InCache(addr uint64) bool { return addr-h.Cache() < MaxCache }
+func (h Home) InCache(addr uint64) bool { return addr-h.Cache() < h.CacheSize }
 
 // InAgent reports whether an address is one of the agent.
 func (h Home) InAgent(addr uint64) bool { return addr-h.Agent() < AgentSize }

@@ -1,0 +1,90 @@
+// Package reloc says what becomes of addresses when the virtualization state of an address space moves to another home: where
+// there is a place for it, and what words of a thread's context, registers and memory change. It only computes; package
+// virt stops the threads and does it.
+package reloc
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+
+	"xvrun/loader"
+	"xvrun/xv/agent/abi"
+)
+
+// Move is a move from one home to another.
+type Move struct{ From, To abi.Home }
+
+// Addr returns where what is at an address of the agent or the contexts is after the move; other addresses stay. What is in the
+// cache and in the tables of the hash does not move: it is made again.
+func (m Move) Addr(a uint64) uint64 {
+	if a >= m.From.Base && a < m.From.Hash() {
+		return a - m.From.Base + m.To.Base
+	}
+	return a
+}
+
+// Left reports whether an address lies in the region that is left.
+func (m Move) Left(a uint64) bool { return a >= m.From.Base && a < m.From.End() }
+
+// Context rewrites the words of a thread context that are addresses of xv's region. ctx is the start of the slot, which nobody
+// else may change meanwhile.
+func (m Move) Context(ctx []byte) {
+	for _, off := range []int{abi.Self, abi.AgentSP, abi.SigStack, abi.Frame, abi.Child} {
+		put(ctx, off, m.Addr(word(ctx, off)))
+	}
+	for arg := range 6 {
+		off := abi.Call + 8 + 8*arg
+		put(ctx, off, m.Addr(word(ctx, off)))
+	}
+	clear(ctx[abi.Vector : abi.Vector+abi.MaxVector*abi.CallSize]) // done
+	binary.LittleEndian.PutUint32(ctx[abi.Stub:], 0)
+	put(ctx, abi.RIP, 0)
+}
+
+func word(b []byte, off int) uint64   { return binary.LittleEndian.Uint64(b[off:]) }
+func put(b []byte, off int, v uint64) { binary.LittleEndian.PutUint64(b[off:], v) }
+
+// Words calls f with the offset of each aligned word of mem that is an address in the region that is left.
+func (m Move) Words(mem []byte, f func(off int)) {
+	for off := 0; off+8 <= len(mem); off += 8 {
+		if m.Left(word(mem, off)) {
+			f(off)
+		}
+	}
+}
+
+// Choose returns a home like from in free memory, each possible place with the same probability; ok is false if there is none.
+// used are the mappings of the process in ascending order.
+func Choose(used []loader.VMA, from abi.Home) (home abi.Home, ok bool) {
+	size := from.End() - from.Base
+	var gaps []gap
+	total := uint64(0)
+	at := uint64(abi.NearFirst)
+	add := func(end uint64) {
+		end = min(end, abi.HomeEnd)
+		if end > at && end-at >= size {
+			gaps = append(gaps, gap{at, (end-at-size)/abi.PageSize + 1})
+			total += gaps[len(gaps)-1].places
+		}
+	}
+	for _, v := range used {
+		add(v.Start)
+		at = max(at, v.End)
+	}
+	add(abi.HomeEnd)
+	if total == 0 {
+		return from, false
+	}
+	n := rand.Uint64N(total)
+	for _, g := range gaps {
+		if n < g.places {
+			from.Base = g.lo + n*abi.PageSize
+			break
+		}
+		n -= g.places
+	}
+	return from, true
+}
+
+// gap is free memory in which a region has room at a number of places: at lo, and each page from there on.
+type gap struct{ lo, places uint64 }

@@ -1,0 +1,117 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"fmt"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// halted is a thread in a ptrace stop of the calling OS thread, with all signals blocked but SIGTRAP, by which the kernel reports single
+// steps: what comes meanwhile stays pending, with all that the kernel knows of it.
+type halted struct {
+	th   *thread
+	tid  int
+	regs unix.PtraceRegs // with which it goes on
+	mask uint64          // the signal mask that it has otherwise
+}
+
+// haltLimit is how long halt waits for a thread to stop. One that runs or sleeps does so at once; one in an uninterruptible sleep
+// or in vfork(2) when that ends.
+const haltLimit = 20 * time.Millisecond
+
+// halt stops a thread wherever it is. A system call that it sleeps in begins again when it goes on, with the time that is left
+// (restart_syscall(2)), unless it was done. After an error the thread may still stop: the calling OS thread must end,
+// which lets it go on.
+func (th *thread) halt() (*halted, error) {
+	h := &halted{th: th, tid: th.tid}
+	if err := seize(h.tid, 0); err != nil {
+		return nil, fmt.Errorf("PTRACE_SEIZE of thread %d: %w", h.tid, err)
+	}
+	if err := ptrace(unix.PTRACE_INTERRUPT, h.tid, 0, 0); err != nil {
+		return nil, fmt.Errorf("PTRACE_INTERRUPT of thread %d: %w", h.tid, err)
+	}
+	if err := h.await(); err != nil {
+		return nil, err
+	}
+	if err := unix.PtraceGetRegs(h.tid, &h.regs); err != nil {
+		return nil, fmt.Errorf("PTRACE_GETREGS: %w", err)
+	}
+	if err := ptrace(ptraceGetSigMask, h.tid, 8, uintptr(unsafe.Pointer(&h.mask))); err != nil {
+		return nil, fmt.Errorf("PTRACE_GETSIGMASK: %w", err)
+	}
+	all := ^bit(int(unix.SIGTRAP))
+	if err := ptrace(ptraceSetSigMask, h.tid, 8, uintptr(unsafe.Pointer(&all))); err != nil {
+		return nil, fmt.Errorf("PTRACE_SETSIGMASK: %w", err)
+	}
+	return h, nil
+}
+
+// await waits for the stop that PTRACE_INTERRUPT asks for. Signals that come before are delivered.
+func (h *halted) await() error {
+	for deadline := time.Now().Add(haltLimit); ; {
+		var ws unix.WaitStatus
+		pid, err := unix.Wait4(h.tid, &ws, unix.WALL|unix.WNOHANG, nil)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return err
+		case pid == 0:
+			if time.Now().After(deadline) {
+				return errBusy
+			}
+			time.Sleep(10 * time.Microsecond)
+		case !ws.Stopped():
+			return unix.ESRCH
+		case ws.TrapCause() == unix.PTRACE_EVENT_STOP:
+			return nil
+		default:
+			unix.PtraceCont(h.tid, int(ws.StopSignal()))
+		}
+	}
+}
+
+// goOn lets the thread continue with the registers in regs.
+func (h *halted) goOn() error {
+	if err := unix.PtraceSetRegs(h.tid, &h.regs); err != nil {
+		return fmt.Errorf("PTRACE_SETREGS: %w", err)
+	}
+	if err := ptrace(ptraceSetSigMask, h.tid, 8, uintptr(unsafe.Pointer(&h.mask))); err != nil {
+		return fmt.Errorf("PTRACE_SETSIGMASK: %w", err)
+	}
+	if err := unix.PtraceDetach(h.tid); err != nil {
+		return fmt.Errorf("PTRACE_DETACH: %w", err)
+	}
+	return nil
+}
+
+// at returns a caller that lets the thread perform system calls by the instruction at the address syscall, with arguments in
+// the memory at arg, and leaves regs as it is.
+func (h *halted) at(syscall, arg uint64) *injector {
+	in := &injector{tid: h.tid, regs: h.regs, arg: arg}
+	in.regs.Rip = syscall
+	in.regs.Eflags &^= flagTF
+	return in
+}
+
+// sent reports whether the signal that a thread has stopped for was sent by a process.
+func sent(tid int) bool {
+	var si siginfo
+	return ptrace(unix.PTRACE_GETSIGINFO, tid, 0, uintptr(unsafe.Pointer(&si))) == nil && si.code() <= 0
+}
+
+// Requests of ptrace(2) that package unix lacks.
+const (
+	ptraceGetSigMask = 0x420a
+	ptraceSetSigMask = 0x420b
+)
+
+func ptrace(request, tid int, addr, data uintptr) error {
+	if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, uintptr(request), uintptr(tid), addr, data, 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}

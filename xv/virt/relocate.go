@@ -1,0 +1,505 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	gocontext "context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/xv/agent"
+	"xvrun/xv/agent/abi"
+	"xvrun/xv/reloc"
+)
+
+// Relocation moves the virtualization state of an address space to another home. Its threads are brought to known points:
+//
+//   - those that run are kicked, and end up with a request that waits (see drain), which says all of their state,
+//   - those in a system call stay in it.
+//
+// Then all are halted. Agent and contexts are mapped at the new place too, and each thread is made one that has always been
+// there: registers, signal stack and signal frame are rewritten, handlers installed anew. A cache and lookup tables that are
+// empty take the place of the old ones, the old region is unmapped, and the threads go on. A system call that was interrupted so is
+// begun again by the kernel, with the time that is left, at the new place of the agent's syscall instruction. What is
+// executed traps, and is translated again.
+
+// Relocate moves the virtualization state of the address space of a process, or of all. It tries again, until ctx is done, while threads
+// can't be brought to a known point: they are in vfork(2) or an execve, say. The error is os.ErrProcessDone if the process
+// has ended.
+func (s *Session) Relocate(ctx gocontext.Context, r Relocation) (list []Relocated, err error) {
+	if r.PID != 0 {
+		done, err := s.relocateOne(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		return []Relocated{done}, nil
+	}
+	moved := map[*addressSpace]bool{}
+	for _, p := range s.alive() {
+		as := p.space()
+		if moved[as] {
+			continue
+		}
+		moved[as] = true
+		r.PID = p.pid
+		done, err := s.relocateOne(ctx, r)
+		switch {
+		case err == nil:
+			list = append(list, done)
+		case !errors.Is(err, os.ErrProcessDone):
+			return list, err
+		}
+	}
+	if len(list) == 0 {
+		return nil, os.ErrProcessDone
+	}
+	return list, nil
+}
+
+func (s *Session) relocateOne(ctx gocontext.Context, r Relocation) (Relocated, error) {
+	for {
+		done, err := s.tryRelocate(r)
+		if !errors.Is(err, errBusy) {
+			return done, err
+		}
+		select {
+		case <-ctx.Done():
+			return done, fmt.Errorf("%w: %w", ctx.Err(), err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+func (s *Session) tryRelocate(r Relocation) (done Relocated, err error) {
+	s.handing.Lock() // not while the guest is handed over, or the session closed
+	defer s.handing.Unlock()
+	s.mu.Lock()
+	p := s.processes[r.PID]
+	if p == nil || p.dead.Load() || s.closed.Load() {
+		s.mu.Unlock()
+		return done, os.ErrProcessDone
+	}
+	as := p.as
+	s.mu.Unlock()
+	ended := make(chan struct{})
+	onOwnThread(func() {
+		defer close(ended)
+		defer s.guard(p)
+		m := mover{s: s, as: as}
+		err = m.relocate(r)
+		done = Relocated{r.PID, m.move.From.Base, m.move.To.Base, m.pause}
+	})
+	<-ended
+	return done, err
+}
+
+// mover is one relocation. It belongs to an OS thread, which traces the halted threads.
+type mover struct {
+	s     *Session
+	as    *addressSpace
+	all   []*halted
+	move  reloc.Move
+	code  *codeSpace // the new one
+	pause time.Duration
+}
+
+// settleLimit is how long the threads may take to come to known points.
+const settleLimit = 100 * time.Millisecond
+
+func (m *mover) relocate(r Relocation) error {
+	var kept []keptRegion
+	if r.Keep {
+		kept = m.as.keptRegions()
+	}
+	m.as.moving.Store(true)
+	defer func() {
+		m.as.moving.Store(false)
+		m.s.serveAgain(m.s.threadsOf(m.as))
+	}()
+	start := time.Now()
+	defer func() { m.pause = time.Since(start) }()
+	if err := m.halt(); err != nil {
+		return err
+	}
+	if err := m.prepare(r); err != nil {
+		return errors.Join(err, m.goOn())
+	}
+	if r.Keep {
+		m.as.restoring.Store(&kept)
+	}
+	if err := m.commit(); err != nil {
+		m.s.abort(m.s.first, fmt.Errorf("relocating process %d: %w", m.leader().th.p.pid, err))
+	}
+	return m.goOn()
+}
+
+func (m *mover) leader() *halted { return m.all[0] }
+
+// halt brings all threads to known points and halts them. The error is errBusy if that takes too long.
+func (m *mover) halt() error {
+	for deadline := time.Now().Add(settleLimit); ; {
+		list := m.s.threadsOf(m.as)
+		if len(list) == 0 {
+			return os.ErrProcessDone
+		}
+		if settled(list) {
+			err := m.haltAll(list)
+			if err == nil && m.known(list) {
+				return nil
+			}
+			if err := errors.Join(err, m.goOn()); err != nil && !errors.Is(err, unix.ESRCH) {
+				return err
+			}
+		}
+		if time.Now().After(deadline) {
+			return errBusy
+		}
+		time.Sleep(20 * time.Microsecond)
+	}
+}
+
+// settled reports whether all threads have come to points that may be known ones. It kicks those that run.
+func settled(list []*thread) bool {
+	all := true
+	for _, th := range list {
+		switch {
+		case th.tid == 0 || th.busy.Load() || th.p.executing.Load():
+			all = false
+		case th.waits.Load():
+		case th.ctx.u32(abi.State) != abi.StateRun:
+			all = false
+		case th.away.Load():
+			all = all && th.passed != nil && th.passed.child == nil
+		case th.ctx.u32(abi.InGate) == 0:
+			all = false
+			th.kick()
+		}
+	}
+	return all
+}
+
+// haltAll halts threads. After an error some may be.
+func (m *mover) haltAll(list []*thread) error {
+	m.all = m.all[:0]
+	for _, th := range list {
+		h, err := th.halt()
+		if err != nil {
+			return err
+		}
+		m.all = append(m.all, h)
+	}
+	return nil
+}
+
+// known reports whether the halted threads, which should be those of list, are all at known points, and the only ones.
+func (m *mover) known(list []*thread) bool {
+	now := m.s.threadsOf(m.as)
+	if len(now) != len(list) || slices.ContainsFunc(now, func(th *thread) bool { return !slices.Contains(list, th) }) {
+		return false
+	}
+	home := m.as.home()
+	for _, h := range m.all {
+		th := h.th
+		off := h.regs.Rip - home.Agent()
+		_, inCall := agent.InCall(off)
+		switch {
+		case th.busy.Load() || th.step != nil:
+			return false
+		case th.waits.Load():
+			if !home.InAgent(h.regs.Rip) {
+				return false
+			}
+		case !inCall || th.ctx.u32(abi.State) != abi.StateRun:
+			return false
+		}
+	}
+	return true
+}
+
+// goOn lets the halted threads continue.
+func (m *mover) goOn() error {
+	var failed error
+	for _, h := range m.all {
+		if err := h.goOn(); err != nil && !errors.Is(err, unix.ESRCH) {
+			failed = errors.Join(failed, err)
+		}
+	}
+	m.all = nil
+	return failed
+}
+
+// prepare maps agent and contexts at the new place, and makes cache and tables. After an error nothing has changed.
+func (m *mover) prepare(r Relocation) error {
+	from := m.as.home()
+	to, err := m.choose(from, r)
+	if err != nil {
+		return err
+	}
+	m.move = reloc.Move{From: from, To: to}
+	if m.code, err = m.as.code.successor(to); err != nil {
+		return err
+	}
+	if err = m.mapRegion(); err != nil {
+		m.code.close()
+	}
+	return err
+}
+
+// choose returns the new home.
+func (m *mover) choose(from abi.Home, r Relocation) (abi.Home, error) {
+	maps, err := m.leader().th.maps()
+	if err != nil {
+		return from, err
+	}
+	if r.Base == 0 {
+		to, ok := reloc.Choose(maps, from)
+		if !ok {
+			return to, fmt.Errorf("no %#x bytes are free below %#x", from.End()-from.Base, uint64(abi.HomeEnd))
+		}
+		return to, nil
+	}
+	to := from
+	to.Base = r.Base
+	if to.Base%pageSize != 0 || to.Base < abi.NearFirst || to.Base >= abi.HomeEnd || to.End() > abi.HomeEnd {
+		return to, fmt.Errorf("no place for a region: %#x (it takes %#x bytes, at a multiple of %#x, from %#x to %#x)", to.Base, to.End()-to.Base,
+			pageSize, uint64(abi.NearFirst), uint64(abi.HomeEnd))
+	}
+	for _, v := range maps {
+		if v.Start < to.End() && v.End > to.Base {
+			return to, fmt.Errorf("no place for a region: %#x: the process has memory at %#x-%#x", to.Base, v.Start, v.End)
+		}
+	}
+	return to, nil
+}
+
+// injector returns a caller that uses the agent of a home. Its arguments are where frames for rt_sigreturn are made, of
+// which none is in use.
+func (m *mover) injector(h *halted, home abi.Home) *injector {
+	return h.at(home.Agent()+agent.SyscallAt, home.Slot(h.th.slot)+abi.FrameArea)
+}
+
+// mapRegion maps agent and contexts at the new place.
+func (m *mover) mapRegion() error {
+	to, h := m.move.To, m.leader()
+	code, err := newShared("xv-agent", abi.AgentSize, true)
+	if err != nil {
+		return err
+	}
+	defer code.close()
+	if err := agent.Install(code.view, to, m.s.passes); err != nil {
+		return err
+	}
+	pass := mapping{m.s.agent, to.Agent() + abi.PassPage, abi.PageSize, abi.PassPage, unix.PROT_READ, unix.MAP_FIXED}
+	if m.as.unpassed.Load() {
+		if pass.object, err = m.s.tableOfNothing(); err != nil {
+			return err
+		}
+		pass.off = 0
+	}
+	in := m.injector(h, m.move.From)
+	err = mapParts(in, borrower{h.th.p.pid, h.tid}, []mapping{
+		{code, to.Agent(), abi.AgentSize, 0, unix.PROT_READ | unix.PROT_EXEC, unix.MAP_FIXED_NOREPLACE},
+		{m.s.contexts, to.Contexts(), abi.ContextsSize, 0, unix.PROT_READ | unix.PROT_WRITE, unix.MAP_FIXED_NOREPLACE},
+		pass,
+	})
+	if err != nil {
+		in.perform(call{unix.SYS_MUNMAP, [6]uint64{to.Base, to.Hash() - to.Base}})
+	}
+	return err
+}
+
+// commit makes the new place the only one. After an error the guest can't go on.
+func (m *mover) commit() error {
+	h, old := m.leader(), m.as.code
+	m.s.trace("%d: from %#x to %#x", h.th.p.pid, m.move.From.Base, m.move.To.Base)
+	err := mapParts(m.injector(h, m.move.To), borrower{h.th.p.pid, h.tid}, m.code.parts())
+	if err != nil {
+		return err
+	}
+	installed := map[*process]bool{}
+	for _, h := range m.all {
+		if !installed[h.th.p] {
+			installed[h.th.p] = true
+			if err := m.installHandlers(h); err != nil {
+				return err
+			}
+		}
+	}
+	for _, h := range m.all {
+		if err := m.rehome(h); err != nil {
+			return err
+		}
+	}
+	m.as.mu.Lock()
+	m.as.code = m.code
+	m.as.unmapped.Store(false)
+	m.as.mu.Unlock()
+	old.abandon()
+	from := m.move.From
+	return perform(m.injector(h, m.move.To), call{unix.SYS_MUNMAP, [6]uint64{from.Base, from.End() - from.Base}})
+}
+
+// perform performs system calls that must succeed.
+func perform(in *injector, calls ...call) error {
+	results, err := in.perform(calls...)
+	if err == nil {
+		err = firstError(calls, results)
+	}
+	for _, sig := range in.signals {
+		unix.Tgkill(in.tid, in.tid, sig)
+	}
+	return err
+}
+
+// installHandlers tells the kernel where the agent's signal handler is now, for all signals of a process that go to it.
+func (m *mover) installHandlers(h *halted) error {
+	in := m.injector(h, m.move.To)
+	var text []byte
+	var calls []call
+	for sig := 1; sig <= 64; sig++ {
+		a := kernelAction(m.move.To, sig, h.th.p.actions.get(sig))
+		if a.handler == sigDfl || a.handler == sigIgn {
+			continue
+		}
+		calls = append(calls, call{unix.SYS_RT_SIGACTION, [6]uint64{uint64(sig), in.arg + uint64(len(text)), 0, 8}})
+		text = append(text, a.bytes()...)
+	}
+	copy(h.th.ctx.mem[abi.FrameArea:abi.FrameEnd], text)
+	return perform(in, calls...)
+}
+
+// rehome makes a halted thread one of the new home.
+func (m *mover) rehome(h *halted) error {
+	th, from, to := h.th, m.move.From, m.move.To
+	if err := m.forgetFIP(h); err != nil {
+		return err
+	}
+	passed, inCall := agent.InCall(h.regs.Rip - from.Agent())
+	inHandler := false
+	switch {
+	case th.waits.Load():
+		m.shiftRegisters(&h.regs)
+		inHandler = th.ctx.u32(abi.Kind) == abi.KindSignal
+	case inCall && passed:
+		m.shiftRegisters(&h.regs)
+	}
+	h.regs.Rip = m.move.Addr(h.regs.Rip)
+	h.regs.Rcx = m.move.Addr(h.regs.Rcx) // where syscall has left it
+	h.regs.Gs_base = to.Slot(th.slot)
+	live := uint64(abi.AltStackEnd)
+	if inHandler {
+		f, err := th.frame()
+		if err != nil {
+			return err
+		}
+		live = f.addr - th.ctx.addr
+		f.set(fStack, m.move.Addr(f.u64(fStack)))
+		f.setReg(frFPState, m.move.Addr(f.reg(frFPState)))
+	}
+	m.move.Context(th.ctx.mem)
+	th.ctx.addr = to.Slot(th.slot)
+	if !inHandler {
+		err := perform(m.injector(h, to), call{unix.SYS_SIGALTSTACK, [6]uint64{th.ctx.addr + abi.SigStack, 0}})
+		if err != nil {
+			return err
+		}
+	}
+	return m.s.wipe(th.slot, live)
+}
+
+// shiftRegisters rewrites the registers of a thread whose registers are the agent's.
+func (m *mover) shiftRegisters(r *unix.PtraceRegs) {
+	for _, reg := range []*uint64{&r.Rax, &r.Rbx, &r.Rcx, &r.Rdx, &r.Rsi, &r.Rdi, &r.Rbp, &r.Rsp, &r.R8, &r.R9, &r.R10, &r.R11, &r.R12, &r.R13, &r.R14, &r.R15} {
+		*reg = m.move.Addr(*reg)
+	}
+}
+
+// wipe clears what is dead of a slot, that is all between the context and live: old frames, with old addresses.
+func (s *Session) wipe(slot int, live uint64) error {
+	start := int64(abi.SlotsStart + slot*abi.SlotSize)
+	whole := live &^ (pageSize - 1)
+	clear(s.contexts.view[start+int64(whole) : start+int64(live)])
+	const punch = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
+	if err := unix.Fallocate(s.contexts.fd, punch, start+abi.Scratch, int64(whole)-abi.Scratch); err != nil {
+		return fmt.Errorf("fallocate of the contexts: %w", err)
+	}
+	return nil
+}
+
+// forgetFIP replaces the address of the last x87 instruction by the original one, in the processor's state and in that of
+// the thread's signal frame.
+func (m *mover) forgetFIP(h *halted) error {
+	if h.th.waits.Load() && h.th.ctx.u32(abi.Kind) == abi.KindSignal {
+		f, err := h.th.frame()
+		if err != nil {
+			return err
+		}
+		if off := f.reg(frFPState) - f.addr; off < uint64(len(f.mem)) {
+			h.th.originalFIP(f.mem[off:])
+		}
+	}
+	var x [4096 * 4]byte
+	iov := unix.Iovec{Base: &x[0], Len: uint64(len(x))}
+	if err := ptrace(unix.PTRACE_GETREGSET, h.tid, ntX86XState, uintptr(unsafe.Pointer(&iov))); err != nil {
+		return fmt.Errorf("PTRACE_GETREGSET: %w", err)
+	}
+	if fip := binary.LittleEndian.Uint64(x[xFIP:]); !m.move.Left(fip) {
+		return nil
+	}
+	h.th.originalFIP(x[:])
+	if err := ptrace(unix.PTRACE_SETREGSET, h.tid, ntX86XState, uintptr(unsafe.Pointer(&iov))); err != nil {
+		return fmt.Errorf("PTRACE_SETREGSET: %w", err)
+	}
+	return nil
+}
+
+// ntX86XState is NT_X86_XSTATE of elf.h: the extended state as XSAVE stores it.
+const ntX86XState = 0x202
+
+// keptRegion is a translation that is to be made again in another cache.
+type keptRegion struct {
+	entry  uint64
+	record []byte
+}
+
+// keptRegions returns the translations of the address space in use, as far as they can be moved.
+func (as *addressSpace) keptRegions() (list []keptRegion) {
+	as.rangesMu.RLock()
+	ranges := as.ranges.clone()
+	as.rangesMu.RUnlock()
+	as.mu.RLock()
+	defer as.mu.RUnlock()
+	for _, r := range ranges {
+		as.code.space.Save(r.lo, r.hi, func(entry uint64, record []byte, fresh bool) {
+			list = append(list, keptRegion{entry, slices.Clone(record)})
+		})
+	}
+	return list
+}
+
+// restoreKept makes the translations again that were kept in a move.
+func (th *thread) restoreKept() {
+	if th.p.as.restoring.Load() == nil {
+		return
+	}
+	kept := th.p.as.restoring.Swap(nil)
+	if kept == nil { // another thread does it
+		return
+	}
+	c := th.p.as.enter()
+	defer th.p.as.exit()
+	c.space.Restore(codeReader{th}, func(yield func(uint64, []byte) bool) {
+		for _, k := range *kept {
+			if !yield(k.entry, k.record) {
+				return
+			}
+		}
+	})
+}
