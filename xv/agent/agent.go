@@ -24,6 +24,7 @@ const (
 // Layout is what translated code must know of the agent and the tables of a home.
 func Layout(h abi.Home) translate.Layout {
 	return translate.Layout{
+		Cache:   uint32(h.Cache()),
 		Table:   uint32(h.Table),
 		Hash:    uint32(h.Hash()),
 		Miss:    uint32(h.Agent() + offMiss),

@@ -10,8 +10,8 @@ import (
 )
 
 // A record is a translated region in a form that does not depend on where its code and its fragment lie, for use in
-// another Space: addresses are relative to the region's entry, and the fragment's relocations are applied for an entry, a cache
-// address and a Layout.Miss of 0. It is made of 32-bit words, little-endian: the header, the lists whose lengths it
+// another Space: addresses are relative to the region's entry, and the fragment's relocations are applied for an entry of 0 at the
+// start of the cache. The agent is as far from that in every Space. It is made of 32-bit words, little-endian: the header, the lists whose lengths it
 // gives, the original bytes and the code of the fragment, both padded to whole words.
 const (
 	recSize    = iota // of the record, in bytes
@@ -62,8 +62,7 @@ func (w *recordWriter) bytes(p []byte) {
 
 // record makes the record of a region, nil if it has none because it cannot be moved.
 func (s *Space) record(r *region) []byte {
-	base := s.cfg.Base + r.base
-	frag, moves, err := translate.EmitMovable(&r.code, &r.reg, base, &s.cfg.Layout, &s.buf)
+	frag, moves, err := translate.EmitMovable(&r.code, &r.reg, s.cfg.Base+r.base, &s.cfg.Layout, &s.buf)
 	if err != nil || !moves.To(0) {
 		return nil
 	}
@@ -115,7 +114,7 @@ func (s *Space) record(r *region) []byte {
 		w.word(tableOf(f.call))
 	}
 	w.bytes(r.code.bytes)
-	translate.Move(frag.Code, moves.Relocs, -entry, -base, -s.cfg.Layout.Miss)
+	translate.Move(frag.Code, moves.Relocs, -entry, -r.base)
 	w.bytes(frag.Code)
 	if w.wide || len(w.b) > maxRecord {
 		return nil
@@ -362,7 +361,7 @@ func (s *Space) restore(entry uint64, rec []byte) bool {
 			return false
 		}
 	}
-	translate.Move(frag.Code, w.relocs, entry, s.cfg.Base+base, s.cfg.Layout.Miss)
+	translate.Move(frag.Code, w.relocs, entry, base)
 	r := s.newRegion(reg, recipe{spans, rd.orig}, frag, base)
 	r.inner = inner
 	s.install(r)

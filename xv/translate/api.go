@@ -19,7 +19,7 @@ const (
 	OffX0      = 0x18  // first scratch register of a rewritten instruction
 	OffX1      = 0x20  // second scratch register of a rewritten instruction
 	OffGuestGS = 0x28  // the guest's GS base
-	OffStub    = 0x30  // u32: address of the exit stub that was left
+	OffStub    = 0x30  // u32: offset in the cache of the exit stub that was left
 	OffFuel    = 0x34  // u32: how many checks are left until one leaves as if it had failed
 	OffV       = 0x680 // xmm0 and xmm1 during a check
 )
@@ -40,6 +40,7 @@ const Align = 32
 
 // Layout holds the fixed guest addresses that emitted code refers to; all are below 2^31.
 type Layout struct {
+	Cache   uint32 // the code cache: an exit stub tells its offset from here
 	Table   uint32 // lookup table J
 	Hash    uint32 // table of the hash for jumps and returns, the one for calls follows; see HashSize
 	Miss    uint32 // agent entry that exit stubs of direct branches jump to

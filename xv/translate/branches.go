@@ -51,7 +51,7 @@ func (b *Buffer) link(target uint64, call bool) {
 	b.n += 4
 }
 
-// exitHead is mov dword gs:[Stub],imm32 without the immediate.
+// exitHead is mov dword gs:[Stub],imm32 without the immediate, which is the offset of the exit stub in the cache.
 const exitHead = "\x65\xc7\x04\x25\x30\x00\x00\x00"
 
 // exitStub emits an exit stub that goes to one of the agent's entries. The first instruction is marked by
@@ -60,7 +60,7 @@ func (b *Buffer) exitStub(to uint32, r Recovery) {
 	at := b.n
 	b.lit(exitHead)
 	b.reloc(relocCache)
-	b.put4(b.base + uint32(at))
+	b.put4(b.base + uint32(at) - b.layout.Cache)
 	b.mark(r)
 	b.put1(0xe9) // jmp rel32
 	b.putTo(to)

@@ -11,7 +11,7 @@ type Reloc uint32
 
 const (
 	relocOrig    = 0 << relocShift // holds an original address
-	relocCache   = 1 << relocShift // holds a cache address inside the fragment
+	relocCache   = 1 << relocShift // holds an offset in the cache inside the fragment
 	relocOutside = 2 << relocShift // a relative branch to an address of the Layout
 	relocShift   = 30
 	relocOff     = 1<<relocShift - 1
@@ -51,11 +51,10 @@ func ValidRelocs(relocs []Reloc, n int) bool {
 	return true
 }
 
-// Move changes the code of a fragment for original code that lies orig bytes further on, a cache address that does so
-// by cache bytes (a multiple of Align), and a Layout of which all that is branched to does by outside bytes. What Moves.To says of
-// orig must hold, and what ValidRelocs says of relocs.
-func Move(code []byte, relocs []Reloc, orig uint64, cache, outside uint32) {
-	add := [4]uint32{relocOrig >> relocShift: uint32(orig), relocCache >> relocShift: cache, relocOutside >> relocShift: outside - cache}
+// Move changes the code of a fragment for original code that lies orig bytes further on, and a cache address that does so
+// by cache bytes (a multiple of Align). What Moves.To says of orig must hold, and what ValidRelocs says of relocs.
+func Move(code []byte, relocs []Reloc, orig uint64, cache uint32) {
+	add := [4]uint32{relocOrig >> relocShift: uint32(orig), relocCache >> relocShift: cache, relocOutside >> relocShift: -cache}
 	for _, r := range relocs {
 		field := code[r.Off():]
 		binary.LittleEndian.PutUint32(field, binary.LittleEndian.Uint32(field)+add[r>>relocShift])

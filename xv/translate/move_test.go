@@ -33,15 +33,12 @@ func (c *checker) checkMove(reg *Region, frag *Fragment) {
 		c.moved[i]++
 		cache := uint32(Align * (0x1111*i - 0x10))
 		code := slices.Clone(got.Code)
-		layout := testLayout // where all that code branches to has moved
-		outside := uint32(0x1000 * i)
-		layout.Miss, layout.Special, layout.Gate = layout.Miss+outside, layout.Special+outside, layout.Gate+outside
-		Move(code, moves.Relocs, delta, cache, outside)
+		Move(code, moves.Relocs, delta, cache)
 		there := Region{Entry: reg.Entry + delta, Way: reg.Way, Blocks: slices.Clone(reg.Blocks)}
 		for k := range there.Blocks {
 			there.Blocks[k].Addr += delta
 		}
-		want, err := Emit(shifted{c.src, delta}, &there, c.base+cache, &layout, &c.buf2)
+		want, err := Emit(shifted{c.src, delta}, &there, c.base+cache, &testLayout, &c.buf2)
 		if err != nil {
 			t.Fatalf("%#x moved by %#x: %v", reg.Entry, delta, err)
 		}

@@ -4,6 +4,9 @@ package virt
 
 import (
 	"fmt"
+	"os"
+	"strconv"
+	"strings"
 	"time"
 	"unsafe"
 
@@ -28,7 +31,9 @@ const haltLimit = 20 * time.Millisecond
 // which lets it go on.
 func (th *thread) halt() (*halted, error) {
 	h := &halted{th: th, tid: th.tid}
-	if err := seize(h.tid, 0); err != nil {
+	if err := seize(h.tid, 0); err == unix.EPERM && tracer(h.tid) == unix.Getpid() {
+		return nil, errBusy // by another OS thread, for an execve
+	} else if err != nil {
 		return nil, fmt.Errorf("PTRACE_SEIZE of thread %d: %w", h.tid, err)
 	}
 	if err := ptrace(unix.PTRACE_INTERRUPT, h.tid, 0, 0); err != nil {
@@ -57,6 +62,8 @@ func (h *halted) await() error {
 		pid, err := unix.Wait4(h.tid, &ws, unix.WALL|unix.WNOHANG, nil)
 		switch {
 		case err == unix.EINTR:
+		case err == unix.ECHILD:
+			return unix.ESRCH
 		case err != nil:
 			return err
 		case pid == 0:
@@ -95,6 +102,21 @@ func (h *halted) at(syscall, arg uint64) *injector {
 	in.regs.Rip = syscall
 	in.regs.Eflags &^= flagTF
 	return in
+}
+
+// tracer returns the id of the process that traces a thread, 0 if there is none (TracerPid of proc_pid_status(5)).
+func tracer(tid int) int {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(text), "\nTracerPid:")
+	line, _, _ := strings.Cut(rest, "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		return 0
+	}
+	return pid
 }
 
 // sent reports whether the signal that a thread has stopped for was sent by a process.

@@ -22,7 +22,7 @@ func TestRecordComplete(t *testing.T) {
 		{process{}, "pid pidfd undumpable limits threads as actions", "s parent dead executing confining ignoredSet"},
 		{thread{}, "slot tid alt resuming waits away passed held op trap arrived skipStep confined",
 			"p ctx dead left server looked answered parked busy zeroed target kicked kicking weight absent step admitted hostMu inHost raising undo starting attempting"},
-		{addressSpace{}, "code ranges protected aliases guardLo guardHi files readExec lockNew mdwe unpassed", "s mu closed unmapped moving restoring rangesMu users tools next"},
+		{addressSpace{}, "code ranges protected aliases guardLo guardHi files readExec lockNew mdwe unpassed", "s mu closed unmapped moving rangesMu users tools next"},
 		{codeSpace{}, "home upper far warm volatile", "s cache tables farMu covering space users generation asked"},
 		{signalStack{}, "sp flags size", ""},
 		{trapWords{}, "trap err cr2", ""},

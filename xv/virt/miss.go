@@ -22,7 +22,7 @@ func (th *thread) linkMiss() {
 	defer th.timed(time.Now())
 	s := th.p.s
 	s.counters.linkMisses.Add(1)
-	stub := th.ctx.u32(abi.Stub)
+	stub := th.exitStub()
 	// rcx is in S where a branch leaves its region, and perhaps not in its register.
 	th.ctx.setU64(abi.RAX+8*rcx, th.ctx.u64(abi.S))
 	regs := th.ctx.registers()
@@ -58,6 +58,9 @@ func (th *thread) linkMiss() {
 		th.raiseLater(th.fetchFault(target, err), regs)
 	}
 }
+
+// exitStub is the cache address of the exit stub that the thread has left.
+func (th *thread) exitStub() uint32 { return uint32(th.home().Cache()) + th.ctx.u32(abi.Stub) }
 
 // retryBranch lets the thread continue at the direct branch that has this exit stub; it reports whether
 // there is one.

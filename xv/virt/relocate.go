@@ -106,7 +106,7 @@ type mover struct {
 	as    *addressSpace
 	all   []*halted
 	move  reloc.Move
-	code  *codeSpace // the new one
+	code  *codeSpace // of the new home, which may be the old one
 	pause time.Duration
 }
 
@@ -114,10 +114,6 @@ type mover struct {
 const settleLimit = 100 * time.Millisecond
 
 func (m *mover) relocate(r Relocation) error {
-	var kept []keptRegion
-	if r.Keep {
-		kept = m.as.keptRegions()
-	}
 	m.as.moving.Store(true)
 	defer func() {
 		m.as.moving.Store(false)
@@ -130,9 +126,6 @@ func (m *mover) relocate(r Relocation) error {
 	}
 	if err := m.prepare(r); err != nil {
 		return errors.Join(err, m.goOn())
-	}
-	if r.Keep {
-		m.as.restoring.Store(&kept)
 	}
 	if err := m.commit(); err != nil {
 		m.s.abort(m.s.first, fmt.Errorf("relocating process %d: %w", m.leader().th.p.pid, err))
@@ -243,10 +236,19 @@ func (m *mover) prepare(r Relocation) error {
 		return err
 	}
 	m.move = reloc.Move{From: from, To: to}
-	if m.code, err = m.as.code.successor(to); err != nil {
+	old := m.as.code
+	switch {
+	case r.Discard:
+		m.code, err = old.successor(to)
+	case old.users.Load() > 1:
+		m.code, err = old.copy()
+	default:
+		m.code = old
+	}
+	if err != nil {
 		return err
 	}
-	if err = m.mapRegion(); err != nil {
+	if err = m.mapRegion(); err != nil && m.code != old {
 		m.code.close()
 	}
 	return err
@@ -318,8 +320,13 @@ func (m *mover) mapRegion() error {
 // commit makes the new place the only one. After an error the guest can't go on.
 func (m *mover) commit() error {
 	h, old := m.leader(), m.as.code
-	m.s.trace("%d: from %#x to %#x", h.th.p.pid, m.move.From.Base, m.move.To.Base)
-	err := mapParts(m.injector(h, m.move.To), borrower{h.th.p.pid, h.tid}, m.code.parts())
+	from, to := m.move.From, m.move.To
+	m.s.trace("%d: xv moves from %#x to %#x", h.th.p.pid, from.Base, to.Base)
+	parts := m.code.regionParts(to)
+	if m.code != old {
+		parts = append(parts, m.code.lookupParts(to)...)
+	}
+	err := mapParts(m.injector(h, to), borrower{h.th.p.pid, h.tid}, parts)
 	if err != nil {
 		return err
 	}
@@ -338,12 +345,14 @@ func (m *mover) commit() error {
 		}
 	}
 	m.as.mu.Lock()
+	m.code.rebase(to)
 	m.as.code = m.code
 	m.as.unmapped.Store(false)
 	m.as.mu.Unlock()
-	old.abandon()
-	from := m.move.From
-	return perform(m.injector(h, m.move.To), call{unix.SYS_MUNMAP, [6]uint64{from.Base, from.End() - from.Base}})
+	if m.code != old {
+		old.abandon()
+	}
+	return perform(m.injector(h, to), call{unix.SYS_MUNMAP, [6]uint64{from.Base, from.End() - from.Base}})
 }
 
 // perform performs system calls that must succeed.
@@ -462,44 +471,3 @@ func (m *mover) forgetFIP(h *halted) error {
 
 // ntX86XState is NT_X86_XSTATE of elf.h: the extended state as XSAVE stores it.
 const ntX86XState = 0x202
-
-// keptRegion is a translation that is to be made again in another cache.
-type keptRegion struct {
-	entry  uint64
-	record []byte
-}
-
-// keptRegions returns the translations of the address space in use, as far as they can be moved.
-func (as *addressSpace) keptRegions() (list []keptRegion) {
-	as.rangesMu.RLock()
-	ranges := as.ranges.clone()
-	as.rangesMu.RUnlock()
-	as.mu.RLock()
-	defer as.mu.RUnlock()
-	for _, r := range ranges {
-		as.code.space.Save(r.lo, r.hi, func(entry uint64, record []byte, fresh bool) {
-			list = append(list, keptRegion{entry, slices.Clone(record)})
-		})
-	}
-	return list
-}
-
-// restoreKept makes the translations again that were kept in a move.
-func (th *thread) restoreKept() {
-	if th.p.as.restoring.Load() == nil {
-		return
-	}
-	kept := th.p.as.restoring.Swap(nil)
-	if kept == nil { // another thread does it
-		return
-	}
-	c := th.p.as.enter()
-	defer th.p.as.exit()
-	c.space.Restore(codeReader{th}, func(yield func(uint64, []byte) bool) {
-		for _, k := range *kept {
-			if !yield(k.entry, k.record) {
-				return
-			}
-		}
-	})
-}

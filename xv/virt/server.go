@@ -259,7 +259,6 @@ func (th *thread) handle() {
 	if th.p.as.unmapped.Load() {
 		th.mapCache()
 	}
-	th.restoreKept()
 	if len(th.admitted) > 0 {
 		th.closeAdmitted()
 	}

@@ -36,14 +36,13 @@ type addressSpace struct {
 	aliases   map[uint64][]uint64 // of a protected page: the pages of code that it is another mapping of
 	guardLo   uint64              // see guard; guardHi is 0 if there is no guarded range
 	guardHi   uint64
-	files     atomic.Bool                  // a file, or memory for several processes, was mapped shared
-	lockNew   atomic.Bool                  // what is mapped is locked (mlockall(2))
-	mdwe      atomic.Uint32                // what it must not make executable (PR_SET_MDWE(2const))
-	moving    atomic.Bool                  // to another home: see relocate
-	restoring atomic.Pointer[[]keptRegion] // to be made again after that
-	unpassed  atomic.Bool                  // the gate hands off every system call, see unpass
-	readExec  atomic.Bool                  // what the guest maps readable it may execute (personality(2))
-	next      [len(zones)]atomic.Uint64    // where free memory of a zone probably begins; 0: not known
+	files     atomic.Bool               // a file, or memory for several processes, was mapped shared
+	lockNew   atomic.Bool               // what is mapped is locked (mlockall(2))
+	mdwe      atomic.Uint32             // what it must not make executable (PR_SET_MDWE(2const))
+	moving    atomic.Bool               // to another home: see relocate
+	unpassed  atomic.Bool               // the gate hands off every system call, see unpass
+	readExec  atomic.Bool               // what the guest maps readable it may execute (personality(2))
+	next      [len(zones)]atomic.Uint64 // where free memory of a zone probably begins; 0: not known
 
 	tools pageTools
 
@@ -361,27 +360,12 @@ func (as *addressSpace) privatize(th *thread) error {
 	if old.users.Load() == 1 {
 		return nil
 	}
-	c := &codeSpace{s: as.s, home: old.home, asked: map[uint32]uint64{}, volatile: old.volatile.clone()}
-	c.users.Store(1)
-	c.generation.Store(old.generation.Load()) // answers were given in it
-	var err error
-	if c.cache, err = newShared("xv-cache", len(old.cache.view), true); err != nil {
-		return err
-	}
-	if c.tables, err = newShared("xv-tables", abi.TableSize, true); err != nil {
-		c.cache.close()
-		return err
-	}
-	old.farMu.RLock()
-	c.upper = old.upper
-	c.far, err = cloneFar(old.far)
-	old.farMu.RUnlock()
-	if err == nil {
-		c.space, c.warm = old.space.Clone(c.config()), old.warm.clone()
-		err = c.mapInto(th)
-	}
+	c, err := old.copy()
 	if err != nil {
-		c.leave()
+		return fmt.Errorf("a private translation cache: %w", err)
+	}
+	if err := th.mapShared(c.parts()...); err != nil {
+		c.close()
 		return fmt.Errorf("a private translation cache: %w", err)
 	}
 	as.code = c
@@ -389,14 +373,36 @@ func (as *addressSpace) privatize(th *thread) error {
 	return nil
 }
 
-// successor makes an empty cache with tables, like those of c but for another home. The caller has the only access to c.
+// copy makes a cache with tables of the same contents and for the same home.
+func (c *codeSpace) copy() (*codeSpace, error) {
+	next, err := c.successor(c.home)
+	if err == nil {
+		next.space = c.space.Clone(next.config())
+	}
+	return next, err
+}
+
+// rebase makes c the cache of another home. No thread may be in its code.
+func (c *codeSpace) rebase(home abi.Home) {
+	if c.home == home {
+		return
+	}
+	c.space.Rebase(uint32(home.Cache()), agent.Layout(home))
+	c.home = home
+	clear(c.asked) // its addresses are old; all threads are out
+}
+
+// successor makes an empty cache with tables, like those of c but for a home.
 func (c *codeSpace) successor(home abi.Home) (*codeSpace, error) {
 	next, err := c.s.newCodeSpace(home)
 	if err != nil {
 		return nil, err
 	}
-	next.upper, next.volatile, next.warm = c.upper, c.volatile.clone(), c.warm.clone()
-	next.generation.Store(c.generation.Load())
+	next.volatile, next.warm = c.volatile.clone(), c.warm.clone()
+	next.generation.Store(c.generation.Load()) // answers were given in it
+	c.farMu.RLock()
+	defer c.farMu.RUnlock()
+	next.upper = c.upper
 	if next.far, err = cloneFar(c.far); err != nil {
 		next.close()
 		return nil, err
@@ -435,18 +441,26 @@ func (c *codeSpace) mapInto(th *thread) error {
 }
 
 // parts is what has to be mapped for cache and tables.
-func (c *codeSpace) parts() []mapping {
-	parts := []mapping{{c.cache, c.home.Cache(), uint64(len(c.cache.view)), 0, unix.PROT_READ | unix.PROT_EXEC, unix.MAP_FIXED}}
+func (c *codeSpace) parts() []mapping { return append(c.regionParts(c.home), c.lookupParts(c.home)...) }
+
+// regionParts is what of it belongs to the region of a home.
+func (c *codeSpace) regionParts(home abi.Home) []mapping {
+	parts := []mapping{{c.cache, home.Cache(), uint64(len(c.cache.view)), 0, unix.PROT_READ | unix.PROT_EXEC, unix.MAP_FIXED}}
 	// The hash has the entries of the null page, which is no place for code.
 	for i, call := range []uint64{0, translate.CallBias} {
-		parts = append(parts, mapping{c.tables, c.home.Hash() + uint64(i)*abi.HashSize, abi.HashSize, abi.EntrySize * call, unix.PROT_READ, unix.MAP_FIXED})
+		parts = append(parts, mapping{c.tables, home.Hash() + uint64(i)*abi.HashSize, abi.HashSize, abi.EntrySize * call, unix.PROT_READ, unix.MAP_FIXED})
 	}
-	parts = append(parts, c.tableParts(abi.NearStart, abi.NearFirst, unix.MAP_FIXED)...)
+	return parts
+}
+
+// lookupParts is what of it are the lookup tables.
+func (c *codeSpace) lookupParts(home abi.Home) []mapping {
+	parts := c.tableParts(abi.NearStart, abi.NearFirst, unix.MAP_FIXED)
 	if c.upper {
 		parts = append(parts, c.tableParts(abi.NearFirst, abi.NearEnd, unix.MAP_FIXED)...)
 	}
 	for _, f := range c.far {
-		parts = append(parts, f.parts(c.home, unix.MAP_FIXED)...)
+		parts = append(parts, f.parts(home, unix.MAP_FIXED)...)
 	}
 	return parts
 }

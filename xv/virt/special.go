@@ -17,7 +17,7 @@ import (
 // is emulated, the rest is refused.
 func (th *thread) special() {
 	s := th.p.s
-	stub := th.ctx.u32(abi.Stub)
+	stub := th.exitStub()
 	addr, ok := th.p.as.enter().space.SpecialAt(stub)
 	th.p.as.exit()
 	if !ok {

@@ -151,7 +151,7 @@ func (th *thread) originalInAgent(regs registers, off uint64) (registers, positi
 	place := agent.PlaceOf(off)
 	switch place {
 	case agent.AtMiss, agent.AtSpecial:
-		stub := th.ctx.u32(abi.Stub)
+		stub := th.exitStub()
 		rec, ok := th.p.as.enter().space.Recover(stub)
 		th.p.as.exit()
 		if !ok {

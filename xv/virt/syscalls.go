@@ -216,6 +216,11 @@ func (th *thread) callDone() {
 	}
 	regs, r := th.resuming, int64(th.ctx.u64(abi.Call+callResult))
 	switch {
+	case th.op == abi.OpExec && r == -erestartsys: // a signal was put off before: it comes first
+		regs.rip -= syscallLen
+		regs.gpr[rax] = th.ctx.u64(abi.GateRAX)
+		th.resumeAt(regs)
+		return
 	case k.child != nil:
 		th.cloned(k.child, r)
 	case th.op == abi.OpGate && r == -int64(unix.EFAULT) && th.p.as.unprotectAny(th, 0, userLimit): // see retryAfterFault
@@ -227,6 +232,10 @@ func (th *thread) callDone() {
 	th.takeHeldBack()
 	th.result(&regs, r)
 }
+
+// erestartsys is the error by which the kernel tells itself, and the agent the supervisor, that a system call was not done
+// because of a signal (include/linux/errno.h).
+const erestartsys = 512
 
 // begin is the first request of a thread.
 func (th *thread) begin() {

@@ -60,7 +60,7 @@ const (
 	X0        = 0x18 // scratch of rewritten instructions
 	X1        = 0x20
 	GuestGS   = 0x28 // the guest's GS base
-	Stub      = 0x30 // u32: the exit stub that was left
+	Stub      = 0x30 // u32: the exit stub that was left, as an offset in the code cache
 	Fuel      = 0x34 // u32: how often checked code may be entered until the supervisor wants to know where that is
 	AgentSP   = 0x38 // top of the agent's stack
 	InAgent   = 0x40 // u32: signals are put off
