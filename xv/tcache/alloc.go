@@ -36,6 +36,7 @@ const (
 	pieceCall               // IC and D entry
 	pieceHashJump           // stub of the hash for jumps
 	pieceHashCall           // the same for calls
+	pieceDormant            // regions that were restored linked, see dormant
 )
 
 const (
@@ -54,7 +55,9 @@ func (h *half) room(n int, align uint32) (uint32, bool) {
 // put writes a piece with these bytes at off, which room returned.
 func (s *Space) put(code []byte, p piece) {
 	h := &s.halves[s.cur]
-	copy(s.cfg.Code[p.off:], code)
+	if s.waking == nil {
+		copy(s.cfg.Code[p.off:], code)
+	}
 	p.end = p.off + uint32(len(code))
 	h.pieces = append(h.pieces, p)
 	h.next = p.end
@@ -63,6 +66,15 @@ func (s *Space) put(code []byte, p piece) {
 
 // find returns the piece at a guest's address of the cache.
 func (s *Space) find(addr uint32) *piece {
+	p := s.findPiece(addr)
+	if p != nil && p.kind == pieceDormant {
+		s.wakeAt(p.off)
+		p = s.findPiece(addr)
+	}
+	return p
+}
+
+func (s *Space) findPiece(addr uint32) *piece {
 	off := addr - s.cfg.Base
 	for i := range s.halves {
 		h := &s.halves[i]
@@ -102,6 +114,7 @@ func (s *Space) retire() {
 	if h.retired {
 		return
 	}
+	s.wakeAll()
 	for _, p := range h.pieces {
 		if r := p.r; p.kind == pieceFragment && !r.stale {
 			s.clearFills(r)

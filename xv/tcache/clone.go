@@ -14,6 +14,7 @@ func (s *Space) Clone(cfg Config) *Space {
 	if cfg.Base != s.cfg.Base || len(cfg.Code) != len(s.cfg.Code) {
 		panic("tcache: Clone: different cache memory")
 	}
+	s.wakeAll()
 	c := newSpace(cfg)
 	c.cur, c.stats = s.cur, s.stats
 

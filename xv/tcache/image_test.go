@@ -283,17 +283,6 @@ func (s *Space) regionAt(t *testing.T, orig uint64) *region {
 	return p.r
 }
 
-// each calls f for each region, stale ones included.
-func (s *Space) each(f func(r *region)) {
-	for i := range s.halves {
-		for _, p := range s.halves[i].pieces {
-			if p.kind == pieceFragment {
-				f(p.r)
-			}
-		}
-	}
-}
-
 func (s *Space) isDraining(r *region) bool {
 	return slices.Contains(s.halves[0].draining, r) || slices.Contains(s.halves[1].draining, r)
 }

@@ -121,6 +121,9 @@ func (s *Space) dropWaiting(target uint64) {
 // patch makes the rel32 at cache offset off lead to cache offset dest. Threads may execute the branch meanwhile: they
 // see the old or the new target, since the rel32 lies in one aligned word.
 func (s *Space) patch(off, dest uint32) {
+	if s.waking != nil {
+		return
+	}
 	word := (*uint64)(unsafe.Pointer(&s.cfg.Code[off&^7]))
 	shift := off & 7 * 8
 	v := atomic.LoadUint64(word)
@@ -161,6 +164,9 @@ func (s *Space) fill(r *region, addr uint64, call bool, off uint32) {
 
 // fillReturns fills the entries of the region's return sites that lead nowhere yet.
 func (s *Space) fillReturns(r *region) {
+	if s.waking != nil {
+		return
+	}
 	for _, e := range r.returns {
 		slot := s.cfg.slot(e.Addr, false)
 		if slot == nil {

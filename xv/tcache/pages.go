@@ -35,6 +35,7 @@ func (s *Space) page(addr uint64) *page {
 	if s.last.addr == addr {
 		return s.last
 	}
+	s.wakeIn(addr, addr+pageSize)
 	pg := s.pages[addr]
 	if pg != nil {
 		s.last = pg
@@ -68,6 +69,7 @@ func (s *Space) pagesIn(lo, hi uint64, f func(pg *page)) {
 	if lo >= hi {
 		return
 	}
+	s.wakeIn(lo, hi)
 	// Ranges are a page of generated code, or a whole mapping.
 	first, last := lo&^pageMask, (hi-1)&^pageMask
 	if (last-first)/pageSize >= uint64(len(s.pages)) {

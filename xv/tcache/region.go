@@ -237,6 +237,9 @@ func (s *Space) bindWaiting(target uint64) {
 // destination returns where a link can be bound to at once: a block that is translated. A block without the entry that the
 // link needs gets a stub if there is room.
 func (s *Space) destination(l *link) (place, uint32, bool) {
+	if d := s.waking; d != nil && (l.target < d.lo || l.target >= d.hi) {
+		return place{}, 0, false // bound when all are awake
+	}
 	p, ok := s.block(l.target)
 	if !ok || !l.call && !l.away {
 		return p, p.body, ok

@@ -25,6 +25,9 @@ type Space struct {
 
 	buckets map[bucket][]hashed
 
+	dormant []*dormant // in the current half
+	waking  *dormant   // the one whose regions are being made
+
 	asked  [2]uint64 // pages that Volatile was last asked about
 	answer bool      // what it said
 

@@ -137,19 +137,49 @@ func tableOf(call bool) uint32 {
 func (s *Space) Save(lo, hi uint64, f func(entry uint64, record []byte, fresh bool)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.wakeIn(lo, hi)
+	s.saved(lo, hi, func(r *region) {
+		if r.unchanged() {
+			f(r.reg.Entry, r.record, false)
+		} else if rec := s.record(r); rec != nil {
+			f(r.reg.Entry, rec, true)
+		}
+	})
+}
+
+// Unsaved counts the regions that Save would give the records of, and those of them whose record is new.
+func (s *Space) Unsaved(lo, hi uint64) (fresh, all int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.dormant {
+		if d.lo >= lo && d.hi <= hi {
+			all += d.regions
+		}
+	}
+	s.saved(lo, hi, func(r *region) {
+		all++
+		if !r.unchanged() {
+			fresh++
+		}
+	})
+	return fresh, all
+}
+
+// saved calls f for the regions that have records.
+func (s *Space) saved(lo, hi uint64, f func(r *region)) {
 	for i := range s.halves {
 		for _, p := range s.halves[i].pieces {
 			r := p.r
-			if p.kind != pieceFragment || r.stale || r.reg.Checked || len(r.reg.Hashed) > 0 || !r.code.within(lo, hi) {
-				continue
-			}
-			if r.record != nil && len(r.fills)+len(r.inner) <= r.recorded {
-				f(r.reg.Entry, r.record, false)
-			} else if rec := s.record(r); rec != nil {
-				f(r.reg.Entry, rec, true)
+			if p.kind == pieceFragment && !r.stale && !r.reg.Checked && len(r.reg.Hashed) == 0 && r.code.within(lo, hi) {
+				f(r)
 			}
 		}
 	}
+}
+
+// unchanged reports whether the record that the region was restored from still holds.
+func (r *region) unchanged() bool {
+	return r.record != nil && len(r.fills)+len(r.inner) <= r.recorded
 }
 
 // recordReader takes a record apart. What it was made of is checked: a record may come from a file that anything
@@ -299,6 +329,16 @@ func (w *window) equal(addr uint64, want []byte) bool {
 	return true
 }
 
+// look prepares the workshop for reading guest memory.
+func (s *Space) look(m Memory) {
+	s.forgetAnswer()
+	w := &s.workshop.window
+	*w = window{m: m, buf: w.buf}
+	if w.buf == nil {
+		w.buf = make([]byte, windowSize)
+	}
+}
+
 // Restore puts the regions of records into the cache, as if threads had come to their entries, and returns how many.
 // list gives the original addresses of the entries, best in order, with their records, which must stay as they are; it must not call the
 // Space. A record is skipped if the original code is not the one that it was made from, if some of that is translated
@@ -307,13 +347,9 @@ func (s *Space) Restore(m Memory, list iter.Seq2[uint64, []byte]) (restored int)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// What is read is right as long as the lock is held: a change of code ends with an Invalidate.
-	s.forgetAnswer()
-	w := &s.workshop.window
-	*w = window{m: m, buf: w.buf}
-	if w.buf == nil {
-		w.buf = make([]byte, windowSize)
-	}
+	s.look(m)
 	for entry, rec := range list {
+		s.wakeAll()
 		if s.restore(entry, rec) {
 			restored++
 		}
@@ -321,66 +357,106 @@ func (s *Space) Restore(m Memory, list iter.Seq2[uint64, []byte]) (restored int)
 	return restored
 }
 
-func (s *Space) restore(entry uint64, rec []byte) bool {
-	h := &s.halves[s.cur]
+// parsed is a record taken apart; its fragment and relocations are in the workshop.
+type parsed struct {
+	record []byte
+	reg    translate.Region
+	inner  []translate.Entry
+	code   recipe
+	lo, hi uint64       // Moves.Lo and Hi
+	rest   recordReader // the table entries
+}
+
+// parse takes the record of the region at entry apart. What is kept of it comes from mem.
+func (w *workshop) parse(entry uint64, rec []byte, mem *arena) (p parsed, ok bool) {
 	rd, ok := openRecord(rec)
-	if !ok || h.retired || s.isBlock(entry) {
-		return false
+	if !ok {
+		return p, false
 	}
-	base, _ := h.room(0, translate.Align)
-	if _, ok := h.room(len(rd.code)+reserve, translate.Align); !ok {
-		return false
-	}
-	w := &s.workshop
 	frag := &w.frag
 	*frag = translate.Fragment{
 		Code: append(frag.Code[:0], rd.code...), Entries: frag.Entries[:0], Returns: frag.Returns[:0], Links: frag.Links[:0], Instrs: int(rd.header[recInstrs]),
 		JumpEntry: rd.header[recJump], CallEntry: rd.header[recEntry], DirectCallEntry: rd.header[recDirect],
 	}
-	reg := translate.Region{Entry: entry, Way: translate.Way(rd.header[recWay])}
-	reg.Blocks = rd.blocks(entry, &h.arena, frag)
+	p.record = rec
+	p.reg = translate.Region{Entry: entry, Way: translate.Way(rd.header[recWay])}
+	p.reg.Blocks = rd.blocks(entry, mem, frag)
 	w.relocs = rd.relocs(w.relocs[:0])
 	rd.returns(entry, frag)
-	inner := rd.inner(&reg, &h.arena)
+	p.inner = rd.inner(&p.reg, mem)
 	rd.links(entry, frag)
-	moves := translate.Moves{Lo: entry + relative(rd.header[recLo]), Hi: entry + relative(rd.header[recHi])}
-	if rd.bad || max(frag.JumpEntry, frag.CallEntry, frag.DirectCallEntry) >= uint32(len(rd.code)) || moves.Lo > moves.Hi || !moves.To(0) {
+	p.lo, p.hi = entry+relative(rd.header[recLo]), entry+relative(rd.header[recHi])
+	if rd.bad || max(frag.JumpEntry, frag.CallEntry, frag.DirectCallEntry) >= uint32(len(rd.code)) || p.lo > p.hi {
+		return p, false
+	}
+	spans, size := mem.makeSpans(&p.reg)
+	p.code, p.rest = recipe{spans, rd.orig}, rd
+	return p, int(size) == len(rd.orig)
+}
+
+func (s *Space) restore(entry uint64, rec []byte) bool {
+	h := &s.halves[s.cur]
+	if h.retired || s.isBlock(entry) {
 		return false
 	}
-	for i := range reg.Blocks {
-		if s.isBlock(reg.Blocks[i].Addr) {
-			return false
-		}
-	}
-	spans, size := h.arena.makeSpans(&reg)
-	if int(size) != len(rd.orig) {
+	p, ok := s.workshop.parse(entry, rec, &h.arena)
+	if !ok || !s.fits(&p) {
 		return false
 	}
-	for _, sp := range spans {
-		if s.anyVolatile(sp.addr, sp.end()) || !w.window.equal(sp.addr, rd.orig[sp.off:sp.off+sp.len]) {
-			return false
-		}
-	}
-	translate.Move(frag.Code, w.relocs, entry, base)
-	r := s.newRegion(reg, recipe{spans, rd.orig}, frag, base)
-	r.inner = inner
-	s.install(r)
+	s.add(&p)
 	s.stats.Restored++
-	s.stats.RestoredInstrs += uint64(frag.Instrs)
-	for range rd.header[recFills] {
-		orig := entry + relative(rd.word())
-		s.refill(r, orig, rd.word() != 0)
-	}
-	r.record, r.recorded = rec, int(rd.header[recFills]+rd.header[recInner])
+	s.stats.RestoredInstrs += uint64(s.workshop.frag.Instrs)
 	return true
 }
 
-// refill fills a table entry of a restored region if it leads nowhere.
-func (s *Space) refill(r *region, orig uint64, call bool) {
-	slot := s.cfg.slot(orig, call)
-	if slot == nil || *slot != 0 {
-		return
+// fits reports whether a record can be used here and now.
+func (s *Space) fits(p *parsed) bool {
+	if _, ok := s.halves[s.cur].room(len(s.workshop.frag.Code)+reserve, translate.Align); !ok || !movable(p.lo, p.hi) {
+		return false
 	}
+	for i := range p.reg.Blocks {
+		if s.isBlock(p.reg.Blocks[i].Addr) {
+			return false
+		}
+	}
+	return s.unchanged(p.code.spans, p.code.bytes)
+}
+
+// movable reports whether original addresses in [lo, hi] fit the fields that relocations name.
+func movable(lo, hi uint64) bool {
+	m := translate.Moves{Lo: lo, Hi: hi}
+	return lo <= hi && m.To(0)
+}
+
+// unchanged reports whether the guest's code is orig, and not volatile.
+func (s *Space) unchanged(spans []span, orig []byte) bool {
+	for _, sp := range spans {
+		if s.anyVolatile(sp.addr, sp.end()) || !s.workshop.window.equal(sp.addr, orig[sp.off:sp.off+sp.len]) {
+			return false
+		}
+	}
+	return true
+}
+
+// add makes the region of a record that was just taken apart.
+func (s *Space) add(p *parsed) {
+	frag := &s.workshop.frag
+	base, _ := s.halves[s.cur].room(0, translate.Align)
+	translate.Move(frag.Code, s.workshop.relocs, p.reg.Entry, base)
+	r := s.newRegion(p.reg, p.code, frag, base)
+	r.inner = p.inner
+	s.install(r)
+	rd := &p.rest
+	for range rd.header[recFills] {
+		orig := p.reg.Entry + relative(rd.word())
+		s.refill(r, orig, rd.word() != 0)
+	}
+	r.record, r.recorded = p.record, int(rd.header[recFills]+rd.header[recInner])
+}
+
+// refill fills a table entry of a restored region if it leads nowhere. What that needs is made in any case, so that a region's
+// place does not depend on the tables; see Link.
+func (s *Space) refill(r *region, orig uint64, call bool) {
 	body, ok := r.body(orig)
 	if !ok {
 		return
@@ -393,7 +469,12 @@ func (s *Space) refill(r *region, orig uint64, call bool) {
 	if !ok {
 		e, ok = s.makeStub(place{r, body}, orig, kind)
 	}
-	if ok {
+	slot := s.cfg.slot(orig, call)
+	switch {
+	case !ok || slot == nil:
+	case s.waking != nil && *slot == s.cfg.Base+e.first:
+		r.fills = append(r.fills, fill{orig, *slot, call})
+	case s.waking == nil && *slot == 0:
 		s.fill(r, orig, call, e.first)
 	}
 }
