@@ -23,8 +23,8 @@ import (
 )
 
 // A file of a store is the header and a payload. The header is magic, the CRC-32 of the payload and the
-// payload's length. The payload is the length of the build id and this, the program's File, the number of files, and for each its File, the number of its
-// entries and these: offset and record, which begins with its length. All numbers are little-endian, and 64 bits
+// payload's length. The payload is the length of the build id and this, the program's File, the number of files, and for each its File, the length of
+// the linked form of its records and this, the number of its entries and these: offset and record, which begins with its length. All numbers are little-endian, and 64 bits
 // but for those lengths.
 const (
 	magic      = "xvcode2\n"
@@ -81,14 +81,17 @@ func (s *Store) parse(program File, data []byte) (*Image, error) {
 		return nil, errDamaged
 	}
 	im := NewImage()
-	for range r.count(fileSize + 8) {
+	for range r.count(fileSize + 16) {
 		f := r.file()
+		linked := r.take(r.count(1))
 		n := r.count(12)
-		if n > 0 && im.files[f] == nil {
-			im.files[f] = make([]Entry, 0, n)
-		}
+		p := im.part(f)
+		p.entries = slices.Grow(p.entries, n)
 		for range n {
 			im.Add(f, Entry{Offset: r.word(), Record: r.record()})
+		}
+		if len(linked) > 0 {
+			im.SetLinked(f, linked)
 		}
 	}
 	if r.bad || len(r.b) > 0 {
@@ -147,15 +150,17 @@ func (s *Store) save(program File, im *Image) error {
 	if s.dir == "" {
 		return nil
 	}
-	b := make([]byte, headerSize, headerSize+im.size+12*im.count+fileSize*(len(im.files)+4))
+	b := make([]byte, headerSize, headerSize+im.size+12*im.count+(fileSize+16)*(len(im.files)+4))
 	b = binary.LittleEndian.AppendUint64(b, uint64(len(s.build)))
 	b = append(b, s.build...)
 	b = appendFile(b, program)
 	b = binary.LittleEndian.AppendUint64(b, uint64(len(im.files)))
-	for f, list := range im.files {
+	for f, p := range im.files {
 		b = appendFile(b, f)
-		b = binary.LittleEndian.AppendUint64(b, uint64(len(list)))
-		for _, e := range list {
+		b = binary.LittleEndian.AppendUint64(b, uint64(len(p.linked)))
+		b = append(b, p.linked...)
+		b = binary.LittleEndian.AppendUint64(b, uint64(len(p.entries)))
+		for _, e := range p.entries {
 			b = binary.LittleEndian.AppendUint64(b, e.Offset)
 			b = append(b, e.Record...)
 		}

@@ -38,27 +38,67 @@ type Entry struct {
 
 // Image is the records of one program. It must not be changed once it was put into a Store.
 type Image struct {
-	files map[File][]Entry
-	size  int // bytes of records
+	files map[File]*part
+	size  int // bytes of records and their linked forms
 	count int
 }
 
+// part is the records of one file.
+type part struct {
+	entries []Entry
+	linked  []byte // see SetLinked
+}
+
 // NewImage returns an empty Image.
-func NewImage() *Image { return &Image{files: make(map[File][]Entry)} }
+func NewImage() *Image { return &Image{files: make(map[File]*part)} }
 
 // Add appends a record. The Image keeps it without a copy.
 func (im *Image) Add(f File, e Entry) {
-	im.files[f] = append(im.files[f], e)
+	p := im.part(f)
+	p.entries = append(p.entries, e)
+	p.linked = nil
 	im.size += len(e.Record)
 	im.count++
 }
 
+func (im *Image) part(f File) *part {
+	p := im.files[f]
+	if p == nil {
+		p = new(part)
+		im.files[f] = p
+	}
+	return p
+}
+
 // Entries returns the records of a file; nil Images have none.
 func (im *Image) Entries(f File) []Entry {
-	if im == nil {
+	if im == nil || im.files[f] == nil {
 		return nil
 	}
-	return im.files[f]
+	return im.files[f].entries
+}
+
+// SetLinked adds the linked form (tcache.Link) of all the records that were added of a file, in their order.
+func (im *Image) SetLinked(f File, linked []byte) {
+	im.part(f).linked = linked
+	im.size += len(linked)
+}
+
+// Linked returns the linked form of the records of a file, nil if there is none.
+func (im *Image) Linked(f File) []byte {
+	if im == nil || im.files[f] == nil {
+		return nil
+	}
+	return im.files[f].linked
+}
+
+// Link adds the linked forms that are missing; link makes one of the records of a file, or nil.
+func (im *Image) Link(link func([]Entry) []byte) {
+	for f, p := range im.files {
+		if p.linked == nil && im.size < MaxImage {
+			im.SetLinked(f, link(p.entries))
+		}
+	}
 }
 
 // Len is the number of records.
@@ -74,21 +114,19 @@ func (im *Image) AddMissing(from *Image) {
 	if from == nil {
 		return
 	}
-	for f, list := range from.files {
-		if len(im.files[f]) > 0 {
-			continue
-		}
-		for _, e := range list {
-			if im.size < MaxImage {
+	for f, p := range from.files {
+		if im.files[f] == nil && im.size < MaxImage {
+			for _, e := range p.entries {
 				im.Add(f, e)
 			}
+			im.SetLinked(f, p.linked)
 		}
 	}
 }
 
 // Bounds, in bytes.
 const (
-	MaxImage = 64 << 20  // of the records of one program
+	MaxImage = 64 << 20  // of one program, but that the last file may exceed it
 	maxDir   = 512 << 20 // of all files of a directory
 )
 
@@ -136,8 +174,8 @@ func (s *Store) Image(program File) *Image {
 
 // Sort puts the records of each file in the order of their offsets, in which the guest's memory is read least often.
 func (im *Image) Sort() {
-	for _, list := range im.files {
-		slices.SortStableFunc(list, func(a, b Entry) int { return cmp.Compare(a.Offset, b.Offset) })
+	for _, p := range im.files {
+		slices.SortStableFunc(p.entries, func(a, b Entry) int { return cmp.Compare(a.Offset, b.Offset) })
 	}
 }
 

@@ -29,6 +29,7 @@ func sample() *Image {
 		im.Add(program, Entry{uint64(i) << 33, record(8+4*i, byte(i))})
 		im.Add(libc, Entry{uint64(i), record(4, 0)})
 	}
+	im.Link(func(list []Entry) []byte { return list[len(list)-1].Record })
 	return im
 }
 
@@ -36,9 +37,9 @@ func equal(a, b *Image) bool {
 	if len(a.files) != len(b.files) || a.count != b.count || a.size != b.size {
 		return false
 	}
-	for f, list := range a.files {
-		other := b.files[f]
-		if len(list) != len(other) {
+	for f := range a.files {
+		list, other := a.Entries(f), b.Entries(f)
+		if len(list) != len(other) || !bytes.Equal(a.Linked(f), b.Linked(f)) {
 			return false
 		}
 		for i, e := range list {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"sort"
 	"sync/atomic"
 
 	"xvrun/xv/translate"
@@ -26,9 +27,11 @@ const (
 	linkedInstrs         // original instructions
 	linkedLinks          // links that are bound
 	linkedStubs          // entry stubs out of line
+	linkedWritten        // bytes of fragments and entry stubs
 	linkedRelocs         // number of relocations: one word each
 	linkedSpans          // number of runs of original code, in order: address, length
 	linkedFills          // number of table entries: address, twice the cache address plus one for table C
+	linkedPlaces         // number of places where threads can go on, in order: address, cache address; see Space.Jump
 	linkedOrig           // number of original bytes
 	linkedCode           // number of bytes of code
 	linkedLo             // bounds of the original addresses in the code; see translate.Moves
@@ -49,6 +52,8 @@ type dormant struct {
 	lo, hi   uint64 // pages of the original code
 	off, end uint32 // in the cache
 	regions  int
+	origin   uint64
+	places   []byte
 	records  iter.Seq2[uint64, []byte]
 }
 
@@ -105,7 +110,6 @@ func Link(list iter.Seq2[uint64, []byte]) []byte {
 	slices.SortFunc(w.fills, func(a, b fill) int {
 		return cmp.Or(cmp.Compare(tableOf(a.call), tableOf(b.call)), cmp.Compare(a.addr, b.addr))
 	})
-	s.each(func(r *region) { w.spans = append(w.spans, r.code.spans...) })
 	return w.finish(s, text)
 }
 
@@ -157,7 +161,6 @@ type linkedWriter struct {
 	lo, hi          uint64
 	relocs          []translate.Reloc
 	fills           []fill
-	spans           []span
 }
 
 // add adds the record of the region with this entry, whose fragment is at a cache offset.
@@ -170,9 +173,31 @@ func (w *linkedWriter) add(entry uint64, at uint32, rd *recordReader, relocs []t
 	}
 }
 
+// places lists the places of all regions in order: bodies before return sites of the same address, as Space.lookup does.
+func (s *Space) places() (list []translate.Entry) {
+	s.each(func(r *region) {
+		for i := range r.bodies {
+			list = append(list, translate.Entry{Addr: r.reg.Blocks[i].Addr, Off: r.base + r.bodies[i]})
+		}
+		for _, e := range r.inner {
+			list = append(list, translate.Entry{Addr: e.Addr, Off: r.base + e.Off})
+		}
+	})
+	s.each(func(r *region) {
+		for _, e := range r.returns {
+			list = append(list, translate.Entry{Addr: e.Addr, Off: r.base + e.Off})
+		}
+	})
+	slices.SortStableFunc(list, func(a, b translate.Entry) int { return cmp.Compare(a.Addr, b.Addr) })
+	return slices.CompactFunc(list, func(a, b translate.Entry) bool { return a.Addr == b.Addr })
+}
+
 // finish writes the linked form of what s holds.
 func (w *linkedWriter) finish(s *Space, text *linkText) []byte {
-	spans := joined(w.spans)
+	var spans []span
+	s.each(func(r *region) { spans = append(spans, r.code.spans...) })
+	spans = joined(spans)
+	places := s.places()
 	code := slices.Clone(s.cfg.Code[:s.halves[0].next])
 	origin := uint64(linkOrigin)
 	translate.Move(code, w.relocs, -origin, -s.cfg.Base)
@@ -182,8 +207,8 @@ func (w *linkedWriter) finish(s *Space, text *linkText) []byte {
 	}
 	out := recordWriter{entry: linkOrigin}
 	for i, v := range [linkedHeader]uint32{
-		linkedRegions: w.regions, linkedInstrs: w.instrs, linkedLinks: uint32(s.stats.Links), linkedStubs: uint32(s.stats.Stubs),
-		linkedRelocs: uint32(len(w.relocs)), linkedSpans: uint32(len(spans)), linkedFills: uint32(len(w.fills)),
+		linkedRegions: w.regions, linkedInstrs: w.instrs, linkedLinks: uint32(s.stats.Links), linkedStubs: uint32(s.stats.Stubs), linkedWritten: uint32(s.stats.CodeBytes),
+		linkedRelocs: uint32(len(w.relocs)), linkedSpans: uint32(len(spans)), linkedFills: uint32(len(w.fills)), linkedPlaces: uint32(len(places)),
 		linkedOrig: uint32(len(orig)), linkedCode: uint32(len(code)),
 	} {
 		if i < linkedLo {
@@ -202,6 +227,10 @@ func (w *linkedWriter) finish(s *Space, text *linkText) []byte {
 	for _, f := range w.fills {
 		out.addr(f.addr)
 		out.word(f.value<<1 | tableOf(f.call))
+	}
+	for _, e := range places {
+		out.addr(e.Addr)
+		out.word(e.Off)
 	}
 	out.bytes(orig)
 	out.bytes(code)
@@ -233,6 +262,7 @@ type linkedReader struct {
 	relocs []byte
 	spans  []byte
 	fills  []byte
+	places []byte
 	orig   []byte
 	code   []byte
 }
@@ -258,6 +288,7 @@ func openLinked(b []byte) (rd linkedReader, ok bool) {
 	}
 	ok = int(h[linkedSize]) == len(b)
 	rd.relocs, rd.spans, rd.fills = take(4*int(h[linkedRelocs])), take(8*int(h[linkedSpans])), take(8*int(h[linkedFills]))
+	rd.places = take(8 * int(h[linkedPlaces]))
 	rd.orig, rd.code = take(int(h[linkedOrig]+3)&^3), take(int(h[linkedCode]+3)&^3)
 	if !ok || len(rest) > 0 || len(rd.spans) == 0 || len(rd.code) == 0 {
 		return rd, false
@@ -285,7 +316,7 @@ func (s *Space) RestoreLinked(m Memory, lo, hi, origin uint64, linked []byte, li
 	}
 	s.look(m)
 	base, ok := h.room(len(rd.code)+reserve, translate.Align)
-	d := &dormant{off: base, end: base + uint32(len(rd.code)), regions: int(rd.header[linkedRegions]), records: list}
+	d := &dormant{off: base, end: base + uint32(len(rd.code)), regions: int(rd.header[linkedRegions]), origin: origin, places: rd.places, records: list}
 	if !ok || !movable(origin+relative(rd.header[linkedLo]), origin+relative(rd.header[linkedHi])) || !s.matches(&rd, d, lo, hi, origin) {
 		return 0
 	}
@@ -297,7 +328,9 @@ func (s *Space) RestoreLinked(m Memory, lo, hi, origin uint64, linked []byte, li
 	if !translate.ValidRelocs(relocs, len(rd.code)) || !s.covered(&rd, origin) {
 		return 0
 	}
+	written := s.stats.CodeBytes + uint64(rd.header[linkedWritten])
 	s.put(rd.code, piece{off: base, kind: pieceDormant})
+	s.stats.CodeBytes = written
 	translate.Move(s.cfg.Code[d.off:d.end], relocs, origin, s.cfg.Base+base)
 	s.dormant = append(s.dormant, d)
 	for i := range int(rd.header[linkedFills]) {
@@ -344,6 +377,32 @@ func (s *Space) covered(rd *linkedReader, origin uint64) bool {
 		}
 	}
 	return true
+}
+
+// place returns the cache offset where a thread can go on that has the original state at orig, with rcx in its register and in S: a
+// body, or a return site.
+func (d *dormant) place(orig uint64) (uint32, bool) {
+	n := len(d.places) / 8
+	k := sort.Search(n, func(k int) bool {
+		addr, _ := pair(d.places, k)
+		return d.origin+relative(addr) >= orig
+	})
+	if k == n {
+		return 0, false
+	}
+	addr, off := pair(d.places, k)
+	return d.off + off, d.origin+relative(addr) == orig && off < d.end-d.off
+}
+
+// dormantPlace is place for the dormant regions that have code at orig, which it does not wake: threads come there from system
+// calls.
+func (s *Space) dormantPlace(orig uint64) (uint32, bool) {
+	for _, d := range s.dormant {
+		if orig >= d.lo && orig < d.hi {
+			return d.place(orig)
+		}
+	}
+	return 0, false
 }
 
 // wakeIn makes the dormant regions that may have code in [lo, hi).

@@ -81,12 +81,15 @@ func newSpace(cfg Config) *Space {
 	return s
 }
 
-// Jump returns the cache address at which a thread with the exact original state may be resumed at orig, translating
-// if needed. Errors of translation (*translate.DecodeError) say that the code at orig cannot be executed.
+// Jump returns the cache address at which a thread with the exact original state, and rcx in S, may be resumed at orig,
+// translating if needed. Errors of translation (*translate.DecodeError) say that the code at orig cannot be executed.
 func (s *Space) Jump(m Memory, orig uint64) (uint32, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats.Misses++
+	if body, ok := s.dormantPlace(orig); ok {
+		return s.cfg.Base + body, nil
+	}
 	p, err := s.locate(m, orig, translate.ByLink)
 	if err != nil {
 		return 0, err

@@ -4,13 +4,16 @@ package virt
 
 import (
 	"fmt"
+	"iter"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"xvrun/loader"
 	"xvrun/xv/store"
+	"xvrun/xv/tcache"
 )
 
 // warmth is what a codeSpace needs to begin with the translations of earlier runs of its program, and to keep its own for
@@ -83,16 +86,29 @@ func (th *thread) mappedCode(lo, hi uint64, prot int, name string, inode, offset
 
 // restoreFile restores the translations that are known of the code in f.
 func (th *thread) restoreFile(c *codeSpace, f mappedFile) {
-	restored := c.space.Restore(codeReader{th}, func(yield func(uint64, []byte) bool) {
-		for _, e := range c.warm.image.Entries(f.file) {
-			// The file may be mapped in parts.
-			if e.Offset >= f.offset && e.Offset-f.offset < f.hi-f.lo && !yield(f.lo+e.Offset-f.offset, e.Record) {
+	entries, origin := c.warm.image.Entries(f.file), f.lo-f.offset
+	restored := 0
+	if linked := c.warm.image.Linked(f.file); linked != nil {
+		restored = c.space.RestoreLinked(codeReader{th}, f.lo, f.hi, origin, linked, recordsAt(origin, entries))
+	}
+	if restored == 0 {
+		// The file may be mapped in parts.
+		entries = slices.DeleteFunc(slices.Clone(entries), func(e store.Entry) bool { return e.Offset < f.offset || e.Offset-f.offset >= f.hi-f.lo })
+		restored = c.space.Restore(codeReader{th}, recordsAt(origin, entries))
+	}
+	if th.p.s.cfg.Trace != nil {
+		th.p.s.trace("%d: %d regions restored in %#x-%#x", th.tid, restored, f.lo, f.hi)
+	}
+}
+
+// recordsAt lists the records of a file whose start is at an address.
+func recordsAt(origin uint64, entries []store.Entry) iter.Seq2[uint64, []byte] {
+	return func(yield func(uint64, []byte) bool) {
+		for _, e := range entries {
+			if !yield(origin+e.Offset, e.Record) {
 				return
 			}
 		}
-	})
-	if th.p.s.cfg.Trace != nil {
-		th.p.s.trace("%d: %d regions restored in %#x-%#x", th.tid, restored, f.lo, f.hi)
 	}
 }
 
@@ -150,20 +166,23 @@ func (c *codeSpace) keep() {
 	w.mu.Lock()
 	files := w.files
 	w.mu.Unlock()
-	im, fresh := store.NewImage(), 0
+	fresh, all := 0, 0
 	for _, m := range files {
-		c.space.Save(m.lo, m.hi, func(entry uint64, rec []byte, isFresh bool) {
-			im.Add(m.file, store.Entry{Offset: entry - m.lo + m.offset, Record: rec})
-			if isFresh {
-				fresh++
-			}
-		})
+		n, of := c.space.Unsaved(m.lo, m.hi)
+		fresh, all = fresh+n, all+of
 	}
-	if fresh*freshShare < im.Len() || fresh == 0 {
+	if fresh*freshShare < all || fresh == 0 {
 		return
 	}
-	im.AddMissing(w.image)
+	im := store.NewImage()
+	for _, m := range files {
+		c.space.Save(m.lo, m.hi, func(entry uint64, rec []byte, _ bool) {
+			im.Add(m.file, store.Entry{Offset: entry - m.lo + m.offset, Record: rec})
+		})
+	}
 	im.Sort()
+	im.AddMissing(w.image)
+	im.Link(func(entries []store.Entry) []byte { return tcache.Link(recordsAt(0, entries)) })
 	if err := c.s.store.Put(w.program, im); err != nil {
 		c.s.trace("keeping translations: %v", err)
 	}
