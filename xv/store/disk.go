@@ -27,7 +27,7 @@ import (
 // the linked form of its records and this, the number of its entries and these: offset and record, which begins with its length. All numbers are little-endian, and 64 bits
 // but for those lengths.
 const (
-	magic      = "xvcode2\n"
+	magic      = "xvcode3\n"
 	headerSize = len(magic) + 16
 	fileSize   = 32 // of a File
 )

@@ -20,7 +20,8 @@ import (
 // *waking* them. Most programs that run for a few milliseconds end before.
 //
 // It is made of 32-bit words, little-endian: the header, the lists whose lengths it gives, the original bytes, padded to whole
-// words, and the code. Addresses are relative to that of the start of the file, cache addresses to the code.
+// words, and the code. Addresses are relative to that of the start of the file, cache addresses to the code, whose relocations are
+// applied as for records.
 const (
 	linkedSize    = iota // in bytes
 	linkedRegions        // number of records
@@ -200,7 +201,7 @@ func (w *linkedWriter) finish(s *Space, text *linkText) []byte {
 	places := s.places()
 	code := slices.Clone(s.cfg.Code[:s.halves[0].next])
 	origin := uint64(linkOrigin)
-	translate.Move(code, w.relocs, -origin, -s.cfg.Base)
+	translate.Move(code, w.relocs, -origin, 0)
 	var orig []byte
 	for _, sp := range spans {
 		orig = append(orig, text.bytes[sp.addr-text.lo:sp.end()-text.lo]...)
@@ -331,7 +332,7 @@ func (s *Space) RestoreLinked(m Memory, lo, hi, origin uint64, linked []byte, li
 	written := s.stats.CodeBytes + uint64(rd.header[linkedWritten])
 	s.put(rd.code, piece{off: base, kind: pieceDormant})
 	s.stats.CodeBytes = written
-	translate.Move(s.cfg.Code[d.off:d.end], relocs, origin, s.cfg.Base+base)
+	translate.Move(s.cfg.Code[d.off:d.end], relocs, origin, base)
 	s.dormant = append(s.dormant, d)
 	for i := range int(rd.header[linkedFills]) {
 		addr, v := pair(rd.fills, i)

@@ -184,7 +184,14 @@ func TestLinkedWakes(t *testing.T) {
 		"invalidate": func(p *linkedPair, s *Space, to *image) bool {
 			return s.Invalidate(p.function(41), p.function(41)+1) > 0
 		},
-		"code":  func(p *linkedPair, s *Space, to *image) bool { return s.HasCode(p.function(41), p.function(41)+1) },
+		"code": func(p *linkedPair, s *Space, to *image) bool { return s.HasCode(p.function(41), p.function(41)+1) },
+		"rebase": func(p *linkedPair, s *Space, to *image) bool {
+			const by = 0x300000
+			l := s.cfg.Layout
+			l.Miss, l.Special, l.Gate = l.Miss+by, l.Special+by, l.Gate+by
+			s.Rebase(s.cfg.Base+by, l)
+			return s.Stats().Live == len(p.list)
+		},
 		"flush": func(p *linkedPair, s *Space, to *image) bool { s.Flush(); return s.Stats().Live == 0 },
 		"save":  func(p *linkedPair, s *Space, to *image) bool { return len(s.saveAll(to)) == len(p.list) },
 		"stale": func(p *linkedPair, s *Space, to *image) bool { return !s.IsStale(s.cfg.Base + s.dormant[0].off) },

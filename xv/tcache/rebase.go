@@ -12,6 +12,7 @@ import (
 func (s *Space) Rebase(base uint32, layout translate.Layout) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.wakeAll()
 	s.eachLive(func(r *region) {
 		if r.reg.Checked || len(r.reg.Hashed) > 0 {
 			s.drop(r)
