@@ -216,12 +216,16 @@ func (th *thread) guestFrame(f frame, ev *event, act action, addr, xAddr uint64,
 
 // originalFIP replaces the address of the last x87 instruction in the extended state x.
 func (th *thread) originalFIP(x []byte) {
+	c := th.p.as.enter()
+	defer th.p.as.exit()
+	c.originalFIP(x)
+}
+
+func (c *codeSpace) originalFIP(x []byte) {
 	if len(x) < xLegacy {
 		return
 	}
 	fip := binary.LittleEndian.Uint64(x[xFIP:])
-	c := th.p.as.enter()
-	defer th.p.as.exit()
 	if !c.home.InCache(fip) {
 		return
 	}

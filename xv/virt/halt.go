@@ -4,9 +4,6 @@ package virt
 
 import (
 	"fmt"
-	"os"
-	"strconv"
-	"strings"
 	"time"
 	"unsafe"
 
@@ -31,8 +28,8 @@ const haltLimit = 20 * time.Millisecond
 // which lets it go on.
 func (th *thread) halt() (*halted, error) {
 	h := &halted{th: th, tid: th.tid}
-	if err := seize(h.tid, 0); err == unix.EPERM && tracer(h.tid) == unix.Getpid() {
-		return nil, errBusy // by another OS thread, for an execve
+	if err := seize(h.tid, 0); err == unix.EPERM { // perhaps only now: it ends, or is traced for an execve
+		return nil, fmt.Errorf("%w: PTRACE_SEIZE of thread %d: %w", errBusy, h.tid, err)
 	} else if err != nil {
 		return nil, fmt.Errorf("PTRACE_SEIZE of thread %d: %w", h.tid, err)
 	}
@@ -58,21 +55,18 @@ func (th *thread) halt() (*halted, error) {
 // await waits for the stop that PTRACE_INTERRUPT asks for. Signals that come before are delivered.
 func (h *halted) await() error {
 	for deadline := time.Now().Add(haltLimit); ; {
-		var ws unix.WaitStatus
-		pid, err := unix.Wait4(h.tid, &ws, unix.WALL|unix.WNOHANG, nil)
+		ws, err := takeStop(h.tid)
 		switch {
 		case err == unix.EINTR:
 		case err == unix.ECHILD:
 			return unix.ESRCH
 		case err != nil:
 			return err
-		case pid == 0:
+		case ws == 0:
 			if time.Now().After(deadline) {
 				return errBusy
 			}
 			time.Sleep(10 * time.Microsecond)
-		case !ws.Stopped():
-			return unix.ESRCH
 		case ws.TrapCause() == unix.PTRACE_EVENT_STOP:
 			return nil
 		default:
@@ -83,6 +77,7 @@ func (h *halted) await() error {
 
 // goOn lets the thread continue with the registers in regs.
 func (h *halted) goOn() error {
+	h.restart()
 	if err := unix.PtraceSetRegs(h.tid, &h.regs); err != nil {
 		return fmt.Errorf("PTRACE_SETREGS: %w", err)
 	}
@@ -102,21 +97,6 @@ func (h *halted) at(syscall, arg uint64) *injector {
 	in.regs.Rip = syscall
 	in.regs.Eflags &^= flagTF
 	return in
-}
-
-// tracer returns the id of the process that traces a thread, 0 if there is none (TracerPid of proc_pid_status(5)).
-func tracer(tid int) int {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
-	if err != nil {
-		return 0
-	}
-	_, rest, _ := strings.Cut(string(text), "\nTracerPid:")
-	line, _, _ := strings.Cut(rest, "\n")
-	pid, err := strconv.Atoi(strings.TrimSpace(line))
-	if err != nil {
-		return 0
-	}
-	return pid
 }
 
 // sent reports whether the signal that a thread has stopped for was sent by a process.

@@ -61,6 +61,38 @@ func listenOrCont(tid int, ws unix.WaitStatus) {
 	}
 }
 
+// waitTracee waits for the next stop of a tracee of the calling OS thread. The error is ESRCH if it has ended, which is left to
+// its parent to find out: the tracer's process may be that.
+func waitTracee(tid int) (unix.WaitStatus, error) {
+	for {
+		if _, ended, err := peek(unix.P_PID, tid, unix.WEXITED|unix.WSTOPPED); err != nil && err != unix.EINTR {
+			return 0, err
+		} else if ended {
+			return 0, unix.ESRCH
+		}
+		if ws, err := takeStop(tid); ws != 0 || err != nil {
+			return ws, err
+		}
+	}
+}
+
+// peek waits for a change of a child or tracee without taking it. It reports which it is, and whether that has ended.
+func peek(idType, id, what int) (pid int, ended bool, err error) {
+	var info unix.Siginfo
+	err = unix.Waitid(idType, id, &info, what|unix.WNOWAIT|unix.WALL|unix.WNOTHREAD, nil)
+	return childPID(&info), info.Code == cldExited || info.Code == cldKilled || info.Code == cldDumped, err
+}
+
+// takeStop returns the stop of a tracee, 0 if it has not stopped.
+func takeStop(tid int) (unix.WaitStatus, error) {
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_PID, tid, &info, unix.WSTOPPED|unix.WNOHANG|unix.WALL|unix.WNOTHREAD, nil)
+	if err != nil || childPID(&info) == 0 {
+		return 0, err
+	}
+	return unix.WaitStatus(uint32(childStatus(&info))<<8 | 0x7f), nil // as wait4(2) encodes it
+}
+
 // rusage converts between the two types of the same struct.
 func rusage(u *unix.Rusage) *syscall.Rusage { return (*syscall.Rusage)(unsafe.Pointer(u)) }
 

@@ -54,6 +54,7 @@ type thread struct {
 	target   uint64        // of the jump that it then seems to have made
 	kicked   time.Time     // when kick was last called; guarded by the cache's lock
 	kicking  atomic.Bool   // a kick is on its way
+	stopped  interruption  // of a system call by a ptrace stop, see halted.restart
 	absent   uint64        // page of code that is not there, see hasPages
 	weight   int           // samples that the fuel it was last given stands for; 0: one
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -64,9 +65,9 @@ func (s *Session) Relocate(ctx gocontext.Context, r Relocation) (list []Relocate
 }
 
 func (s *Session) relocateOne(ctx gocontext.Context, r Relocation) (Relocated, error) {
-	for {
+	for start := time.Now(); ; {
 		done, err := s.tryRelocate(r)
-		if !errors.Is(err, errBusy) {
+		if !errors.Is(err, errBusy) || errors.Is(err, unix.EPERM) && time.Since(start) > deniedLimit {
 			return done, err
 		}
 		select {
@@ -76,6 +77,9 @@ func (s *Session) relocateOne(ctx gocontext.Context, r Relocation) (Relocated, e
 		}
 	}
 }
+
+// deniedLimit is how long EPERM of ptrace(2) may have reasons that pass.
+const deniedLimit = time.Second
 
 func (s *Session) tryRelocate(r Relocation) (done Relocated, err error) {
 	s.handing.Lock() // not while the guest is handed over, or the session closed
@@ -124,16 +128,57 @@ func (m *mover) relocate(r Relocation) error {
 	if err := m.halt(); err != nil {
 		return err
 	}
+	// Other processes may write to the code of this one, and then have translations dropped: in the old cache or the new one.
+	if !m.as.mu.TryLock() {
+		return errors.Join(errBusy, m.goOn())
+	}
+	unlock := sync.OnceFunc(m.as.mu.Unlock)
+	defer unlock()
 	if err := m.prepare(r); err != nil {
+		if errors.Is(err, unix.ESRCH) { // the leader was killed
+			err = errBusy
+		}
 		return errors.Join(err, m.goOn())
 	}
 	if err := m.commit(); err != nil {
-		m.s.abort(m.s.first, fmt.Errorf("relocating process %d: %w", m.leader().th.p.pid, err))
+		m.s.fail(m.leader().th.p, fmt.Errorf("relocating process %d: %w", m.leader().th.p.pid, err))
 	}
+	unlock()
 	return m.goOn()
 }
 
+// leader is the thread that performs what is done once for all.
 func (m *mover) leader() *halted { return m.all[0] }
+
+// each calls f for the threads that live. The others were killed, which a halted thread can be too.
+func (m *mover) each(f func(h *halted) error) error {
+	for i := 0; i < len(m.all); i++ {
+		switch err := f(m.all[i]); {
+		case err == nil:
+		case !errors.Is(err, unix.ESRCH):
+			return err
+		case len(m.all) == 1:
+			return nil // the last one
+		default:
+			m.all = slices.Delete(m.all, i, i+1)
+			i--
+		}
+	}
+	return nil
+}
+
+// once calls f for one thread that lives.
+func (m *mover) once(f func(h *halted) error) error {
+	done := false
+	return m.each(func(h *halted) error {
+		if done {
+			return nil
+		}
+		err := f(h)
+		done = err == nil
+		return err
+	})
+}
 
 // halt brings all threads to known points and halts them. The error is errBusy if that takes too long.
 func (m *mover) halt() error {
@@ -230,7 +275,7 @@ func (m *mover) goOn() error {
 
 // prepare maps agent and contexts at the new place, and makes cache and tables. After an error nothing has changed.
 func (m *mover) prepare(r Relocation) error {
-	from := m.as.home()
+	from := m.as.code.home
 	to, err := m.choose(from, r)
 	if err != nil {
 		return err
@@ -319,40 +364,39 @@ func (m *mover) mapRegion() error {
 
 // commit makes the new place the only one. After an error the guest can't go on.
 func (m *mover) commit() error {
-	h, old := m.leader(), m.as.code
-	from, to := m.move.From, m.move.To
-	m.s.trace("%d: xv moves from %#x to %#x", h.th.p.pid, from.Base, to.Base)
+	from, to, old := m.move.From, m.move.To, m.as.code
+	m.s.trace("%d: xv moves from %#x to %#x", m.leader().th.p.pid, from.Base, to.Base)
 	parts := m.code.regionParts(to)
 	if m.code != old {
 		parts = append(parts, m.code.lookupParts(to)...)
 	}
-	err := mapParts(m.injector(h, to), borrower{h.th.p.pid, h.tid}, parts)
+	err := m.once(func(h *halted) error { return mapParts(m.injector(h, to), borrower{h.th.p.pid, h.tid}, parts) })
 	if err != nil {
 		return err
 	}
 	installed := map[*process]bool{}
-	for _, h := range m.all {
-		if !installed[h.th.p] {
-			installed[h.th.p] = true
-			if err := m.installHandlers(h); err != nil {
-				return err
-			}
+	err = m.each(func(h *halted) error {
+		if installed[h.th.p] {
+			return nil
 		}
+		installed[h.th.p] = true
+		return m.installHandlers(h)
+	})
+	if err != nil {
+		return err
 	}
-	for _, h := range m.all {
-		if err := m.rehome(h); err != nil {
-			return err
-		}
+	if err := m.each(m.rehome); err != nil {
+		return err
 	}
-	m.as.mu.Lock()
 	m.code.rebase(to)
 	m.as.code = m.code
 	m.as.unmapped.Store(false)
-	m.as.mu.Unlock()
 	if m.code != old {
 		old.abandon()
 	}
-	return perform(m.injector(h, to), call{unix.SYS_MUNMAP, [6]uint64{from.Base, from.End() - from.Base}})
+	return m.once(func(h *halted) error {
+		return perform(m.injector(h, to), call{unix.SYS_MUNMAP, [6]uint64{from.Base, from.End() - from.Base}})
+	})
 }
 
 // perform performs system calls that must succeed.
@@ -451,7 +495,7 @@ func (m *mover) forgetFIP(h *halted) error {
 			return err
 		}
 		if off := f.reg(frFPState) - f.addr; off < uint64(len(f.mem)) {
-			h.th.originalFIP(f.mem[off:])
+			m.as.code.originalFIP(f.mem[off:])
 		}
 	}
 	var x [4096 * 4]byte
@@ -462,7 +506,7 @@ func (m *mover) forgetFIP(h *halted) error {
 	if fip := binary.LittleEndian.Uint64(x[xFIP:]); !m.move.Left(fip) {
 		return nil
 	}
-	h.th.originalFIP(x[:])
+	m.as.code.originalFIP(x[:])
 	if err := ptrace(unix.PTRACE_SETREGSET, h.tid, ntX86XState, uintptr(unsafe.Pointer(&iov))); err != nil {
 		return fmt.Errorf("PTRACE_SETREGSET: %w", err)
 	}

@@ -250,17 +250,6 @@ func (in *injector) step() error {
 	return nil
 }
 
-// waitTracee waits for the next stop of a tracee of the calling OS thread.
-func waitTracee(tid int) (unix.WaitStatus, error) {
-	for {
-		var ws unix.WaitStatus
-		_, err := unix.Wait4(tid, &ws, unix.WALL, nil)
-		if err != unix.EINTR {
-			return ws, err
-		}
-	}
-}
-
 // setUpImage makes the program that the kernel has just mapped ready for translation: its images move
 // to near addresses and lose PROT_EXEC. The guest then starts at what was entry, with its stack.
 func (th *thread) setUpImage(entry, stack uint64) {
@@ -494,12 +483,11 @@ func (th *thread) followExec(next *thread) {
 // peekTracee waits until the tracee of the calling OS thread has stopped, and returns its id, or 0 if
 // it ended: who looks at that without taking it (WNOWAIT) leaves it to the parent.
 func peekTracee() (int, error) {
-	var info unix.Siginfo
-	err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WSTOPPED|unix.WNOWAIT|unix.WALL|unix.WNOTHREAD, nil)
-	if err != nil || info.Code == cldExited || info.Code == cldKilled || info.Code == cldDumped {
+	pid, ended, err := peek(unix.P_ALL, 0, unix.WEXITED|unix.WSTOPPED)
+	if err != nil || ended {
 		return 0, err
 	}
-	return childPID(&info), nil
+	return pid, nil
 }
 
 // executed replaces what the supervisor knows of the process by the new program's.
