@@ -17,6 +17,7 @@ type halted struct {
 	tid  int
 	regs unix.PtraceRegs // with which it goes on
 	mask uint64          // the signal mask that it has otherwise
+	used []*injector     // which may have signals for it
 }
 
 // haltLimit is how long halt waits for a thread to stop. One that runs or sleeps does so at once; one in an uninterruptible sleep
@@ -87,6 +88,11 @@ func (h *halted) goOn() error {
 	if err := unix.PtraceDetach(h.tid); err != nil {
 		return fmt.Errorf("PTRACE_DETACH: %w", err)
 	}
+	for _, in := range h.used {
+		for _, sig := range in.signals { // SIGSTOP, which can't be blocked, or SIGTRAP
+			unix.Tgkill(h.th.p.pid, h.tid, sig)
+		}
+	}
 	return nil
 }
 
@@ -96,6 +102,7 @@ func (h *halted) at(syscall, arg uint64) *injector {
 	in := &injector{tid: h.tid, regs: h.regs, arg: arg}
 	in.regs.Rip = syscall
 	in.regs.Eflags &^= flagTF
+	h.used = append(h.used, in)
 	return in
 }
 

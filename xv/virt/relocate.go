@@ -405,9 +405,6 @@ func perform(in *injector, calls ...call) error {
 	if err == nil {
 		err = firstError(calls, results)
 	}
-	for _, sig := range in.signals {
-		unix.Tgkill(in.tid, in.tid, sig)
-	}
 	return err
 }
 
