@@ -99,17 +99,21 @@ func (h *halted) goOn() error {
 // at returns a caller that lets the thread perform system calls by the instruction at the address syscall, with arguments in
 // the memory at arg, and leaves regs as it is.
 func (h *halted) at(syscall, arg uint64) *injector {
-	in := &injector{tid: h.tid, regs: h.regs, arg: arg}
+	in := &injector{th: h.th, tid: h.tid, regs: h.regs, arg: arg}
 	in.regs.Rip = syscall
 	in.regs.Eflags &^= flagTF
 	h.used = append(h.used, in)
 	return in
 }
 
-// sent reports whether the signal that a thread has stopped for was sent by a process.
-func sent(tid int) bool {
+// sent reports whether the signal that the thread has stopped for was sent by a process, and is not a kick: a thread that is stopped
+// needs none.
+func (in *injector) sent() bool {
 	var si siginfo
-	return ptrace(unix.PTRACE_GETSIGINFO, tid, 0, uintptr(unsafe.Pointer(&si))) == nil && si.code() <= 0
+	if ptrace(unix.PTRACE_GETSIGINFO, in.tid, 0, uintptr(unsafe.Pointer(&si))) != nil || si.code() > 0 {
+		return false
+	}
+	return in.th == nil || !in.th.isKick(&si)
 }
 
 // Requests of ptrace(2) that package unix lacks.

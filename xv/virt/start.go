@@ -155,6 +155,7 @@ func (th *thread) inject(tid int) error {
 // injector runs system calls in a stopped thread. In a program that has not executed anything yet a syscall
 // instruction is put over its first instruction for the time, and the arguments are below its stack.
 type injector struct {
+	th   *thread // nil: it has not begun
 	tid  int
 	regs unix.PtraceRegs // rip is at a syscall instruction
 	arg  uint64          // memory for arguments
@@ -244,7 +245,7 @@ func (in *injector) step() error {
 	if !ws.Stopped() {
 		return unix.ESRCH // killed
 	}
-	if sig := ws.StopSignal(); ws.TrapCause() != unix.PTRACE_EVENT_STOP && (sig != unix.SIGTRAP || sent(in.tid)) {
+	if sig := ws.StopSignal(); ws.TrapCause() != unix.PTRACE_EVENT_STOP && (sig != unix.SIGTRAP || in.sent()) {
 		in.signals = append(in.signals, sig)
 	}
 	return nil
