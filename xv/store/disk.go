@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -22,13 +23,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A file of a store is the header and a payload. The header is magic, the CRC-32 of the payload and the
-// payload's length. The payload is the length of the build id and this, the program's File, the number of files, and for each its File, the length of
-// the linked form of its records and this, the number of its entries and these: offset and record, which begins with its length. All numbers are little-endian, and 64 bits
-// but for those lengths.
+// A file of a store is the header, the front and the records. The header is magic, and of each of the two parts the CRC-32 and the
+// length. The front is the length of the build id and this, the program's File, the number of files, and for each its File, the length of
+// the linked form of its records and this, and the number of its entries. The records are the entries of all files, one after another: offset and
+// record, which begins with its length. All numbers are little-endian, and 64 bits but for those lengths.
 const (
-	magic      = "xvcode3\n"
-	headerSize = len(magic) + 16
+	magic      = "xvcode4\n"
+	headerSize = len(magic) + 32
 	fileSize   = 32 // of a File
 )
 
@@ -55,44 +56,64 @@ func (s *Store) load(program File) *Image {
 		return nil
 	}
 	name := s.name(program)
-	data, err := readPrivate(name)
-	if err != nil {
-		return nil
-	}
-	im, err := s.parse(program, data)
-	if err != nil {
+	im, err := s.read(program, name)
+	if err == errDamaged {
 		os.Remove(name)
-		return nil
 	}
-	return im
+	return im // nil with an error
 }
 
 var errDamaged = errors.New("store: damaged file")
 
-// parse takes the contents of a file apart.
-func (s *Store) parse(program File, data []byte) (*Image, error) {
-	if len(data) < headerSize || string(data[:len(magic)]) != magic {
+// read reads an Image: the front of its file, and the records when they are needed.
+func (s *Store) read(program File, name string) (*Image, error) {
+	fd, size, err := openPrivate(name)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	head := make([]byte, headerSize)
+	if !readAt(fd, head, 0) || string(head[:len(magic)]) != magic {
 		return nil, errDamaged
 	}
-	sum := binary.LittleEndian.Uint64(data[headerSize-16:])
-	r := reader{b: data[headerSize:]}
-	if binary.LittleEndian.Uint64(data[headerSize-8:]) != uint64(len(r.b)) || sum != uint64(crc32.ChecksumIEEE(r.b)) ||
-		string(r.take(r.count(1))) != s.build || r.file() != program {
+	r := reader{b: head[len(magic):]}
+	frontSum, front, lateSum, late := r.word(), r.word(), r.word(), r.word()
+	rest := uint64(size) - uint64(headerSize)
+	if front > rest || late != rest-front {
+		return nil, errDamaged
+	}
+	data := make([]byte, front)
+	if !readAt(fd, data, int64(headerSize)) || uint64(crc32.ChecksumIEEE(data)) != frontSum {
+		return nil, errDamaged
+	}
+	im, err := s.parse(program, data)
+	if err != nil {
+		return nil, err
+	}
+	if err := im.postpone(fd, int64(headerSize)+int64(front), int(late), lateSum); err != nil {
+		return nil, err
+	}
+	return im, nil
+}
+
+// parse takes the front of a file apart.
+func (s *Store) parse(program File, data []byte) (*Image, error) {
+	r := reader{b: data}
+	if string(r.take(r.count(1))) != s.build || r.file() != program {
 		return nil, errDamaged
 	}
 	im := NewImage()
 	for range r.count(fileSize + 16) {
 		f := r.file()
 		linked := r.take(r.count(1))
-		n := r.count(12)
 		p := im.part(f)
-		p.entries = slices.Grow(p.entries, n)
-		for range n {
-			im.Add(f, Entry{Offset: r.word(), Record: r.record()})
+		if p.late = r.word(); p.late > maxEntries {
+			return nil, errDamaged
 		}
 		if len(linked) > 0 {
 			im.SetLinked(f, linked)
 		}
+		im.order = append(im.order, p)
 	}
 	if r.bad || len(r.b) > 0 {
 		return nil, errDamaged
@@ -100,7 +121,80 @@ func (s *Store) parse(program File, data []byte) (*Image, error) {
 	return im, nil
 }
 
-// reader reads the payload. After an error it only gives zeros.
+// maxEntries bounds the entries of a file, which take at least 12 bytes each.
+const maxEntries = 2 * MaxImage / 12
+
+// late is the records of an Image that were not read: the pages of their part of the file.
+type late struct {
+	pages []byte // a mapping
+	skip  int    // bytes of it before the records
+	sum   uint64 // CRC-32 of the records
+}
+
+// postpone maps the records at off in a file, to be read when they are needed: most programs that run for a few milliseconds
+// don't need them. Damage is found now.
+func (im *Image) postpone(fd int, off int64, size int, sum uint64) (err error) {
+	l := &late{skip: int(off % int64(os.Getpagesize())), sum: sum}
+	l.pages, err = unix.Mmap(fd, off-int64(l.skip), l.skip+size, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_POPULATE)
+	if err != nil {
+		return err
+	}
+	if !l.intact(func(b []byte) []byte { return b }) {
+		unix.Munmap(l.pages)
+		return errDamaged
+	}
+	im.late = l
+	return nil
+}
+
+// intact reports whether use returns intact records, of which it is given the pages. The file may be written to, or cut, at
+// any time.
+func (l *late) intact(use func(records []byte) []byte) (ok bool) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if recover() != nil {
+			ok = false
+		}
+	}()
+	return uint64(crc32.ChecksumIEEE(use(l.pages[l.skip:]))) == l.sum
+}
+
+// read returns a copy of the records, nil if they were damaged since they were postponed.
+func (l *late) read() (records []byte) {
+	defer unix.Munmap(l.pages)
+	if !l.intact(func(b []byte) []byte { records = bytes.Clone(b); return records }) {
+		return nil
+	}
+	return records
+}
+
+// complete reads the records that were postponed. Damaged ones are as none.
+func (im *Image) complete() {
+	im.completing.Do(func() {
+		if im.late != nil && !im.fill(im.late.read()) {
+			for _, p := range im.order {
+				p.entries = nil
+			}
+		}
+	})
+}
+
+// fill takes the records of a file apart.
+func (im *Image) fill(records []byte) bool {
+	r := reader{b: records}
+	for _, p := range im.order {
+		p.entries = make([]Entry, 0, min(p.late, uint64(len(r.b)/12)))
+		for range p.late {
+			if r.bad {
+				return false
+			}
+			im.add(p, Entry{Offset: r.word(), Record: r.record()})
+		}
+	}
+	return !r.bad && len(r.b) == 0
+}
+
+// reader reads a part of a file. After an error it only gives zeros.
 type reader struct {
 	b   []byte
 	bad bool
@@ -150,31 +244,36 @@ func (s *Store) save(program File, im *Image) error {
 	if s.dir == "" {
 		return nil
 	}
-	b := make([]byte, headerSize, headerSize+im.size+12*im.count+(fileSize+16)*(len(im.files)+4))
-	b = binary.LittleEndian.AppendUint64(b, uint64(len(s.build)))
-	b = append(b, s.build...)
-	b = appendFile(b, program)
-	b = binary.LittleEndian.AppendUint64(b, uint64(len(im.files)))
+	front := make([]byte, headerSize)
+	front = binary.LittleEndian.AppendUint64(front, uint64(len(s.build)))
+	front = append(front, s.build...)
+	front = appendFile(front, program)
+	front = binary.LittleEndian.AppendUint64(front, uint64(len(im.files)))
+	var records []byte
 	for f, p := range im.files {
-		b = appendFile(b, f)
-		b = binary.LittleEndian.AppendUint64(b, uint64(len(p.linked)))
-		b = append(b, p.linked...)
-		b = binary.LittleEndian.AppendUint64(b, uint64(len(p.entries)))
+		front = appendFile(front, f)
+		front = binary.LittleEndian.AppendUint64(front, uint64(len(p.linked)))
+		front = append(front, p.linked...)
+		front = binary.LittleEndian.AppendUint64(front, uint64(len(p.entries)))
 		for _, e := range p.entries {
-			b = binary.LittleEndian.AppendUint64(b, e.Offset)
-			b = append(b, e.Record...)
+			records = binary.LittleEndian.AppendUint64(records, e.Offset)
+			records = append(records, e.Record...)
 		}
 	}
-	s.header(b)
+	putHeader(front, records)
+	b := append(front, records...)
 	s.makeRoom(int64(len(b)))
 	return writeFile(s.name(program), b)
 }
 
-// header fills in the header of a file.
-func (s *Store) header(b []byte) {
-	copy(b, magic)
-	binary.LittleEndian.PutUint64(b[headerSize-16:], uint64(crc32.ChecksumIEEE(b[headerSize:])))
-	binary.LittleEndian.PutUint64(b[headerSize-8:], uint64(len(b)-headerSize))
+// putHeader fills in the header of a file, which front begins with.
+func putHeader(front, records []byte) {
+	copy(front, magic)
+	for i, part := range [][]byte{front[headerSize:], records} {
+		at := len(magic) + 16*i
+		binary.LittleEndian.PutUint64(front[at:], uint64(crc32.ChecksumIEEE(part)))
+		binary.LittleEndian.PutUint64(front[at+8:], uint64(len(part)))
+	}
 }
 
 func writeFile(name string, b []byte) error {
@@ -237,32 +336,40 @@ func owned(path string, st *unix.Stat_t) error {
 	return nil
 }
 
-// readPrivate reads a file that nobody else may have written.
-func readPrivate(name string) ([]byte, error) {
-	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+// openPrivate opens a file that nobody else may have written, and returns its size.
+func openPrivate(name string) (fd int, size int64, err error) {
+	fd, err = unix.Open(name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, err
+		return -1, 0, err
 	}
-	defer unix.Close(fd)
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, err
+	err = unix.Fstat(fd, &st)
+	switch {
+	case err != nil:
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		err = &fs.PathError{Op: "read", Path: name, Err: fs.ErrInvalid}
+	case st.Size > 3*MaxImage || st.Size < int64(headerSize):
+		err = errDamaged
+	default:
+		err = owned(name, &st)
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size > 2*MaxImage {
-		return nil, errDamaged
+	if err != nil {
+		unix.Close(fd)
+		return -1, 0, err
 	}
-	if err := owned(name, &st); err != nil {
-		return nil, err
-	}
-	data := make([]byte, st.Size)
-	for n := 0; n < len(data); {
-		k, err := unix.Pread(fd, data[n:], int64(n))
-		if k <= 0 || err != nil {
-			return nil, errDamaged
+	return fd, st.Size, nil
+}
+
+// readAt fills p from off on in a file.
+func readAt(fd int, p []byte, off int64) bool {
+	for len(p) > 0 {
+		n, err := unix.Pread(fd, p, off)
+		if n <= 0 || err != nil {
+			return false
 		}
-		n += k
+		p, off = p[n:], off+int64(n)
 	}
-	return data, nil
+	return true
 }
 
 // buildID returns the Go build id of the running program: what another build wrote may have been translated in another way.

@@ -41,12 +41,18 @@ type Image struct {
 	files map[File]*part
 	size  int // bytes of records and their linked forms
 	count int
+
+	// Of an Image that was read from a file:
+	order      []*part // as in the file
+	late       *late   // nil: the records were read
+	completing sync.Once
 }
 
 // part is the records of one file.
 type part struct {
 	entries []Entry
 	linked  []byte // see SetLinked
+	late    uint64 // how many entries were postponed
 }
 
 // NewImage returns an empty Image.
@@ -55,8 +61,12 @@ func NewImage() *Image { return &Image{files: make(map[File]*part)} }
 // Add appends a record. The Image keeps it without a copy.
 func (im *Image) Add(f File, e Entry) {
 	p := im.part(f)
-	p.entries = append(p.entries, e)
 	p.linked = nil
+	im.add(p, e)
+}
+
+func (im *Image) add(p *part, e Entry) {
+	p.entries = append(p.entries, e)
 	im.size += len(e.Record)
 	im.count++
 }
@@ -70,11 +80,12 @@ func (im *Image) part(f File) *part {
 	return p
 }
 
-// Entries returns the records of a file; nil Images have none.
+// Entries returns the records of a file; nil Images have none. It may have to read them.
 func (im *Image) Entries(f File) []Entry {
 	if im == nil || im.files[f] == nil {
 		return nil
 	}
+	im.complete()
 	return im.files[f].entries
 }
 
@@ -106,6 +117,7 @@ func (im *Image) Len() int {
 	if im == nil {
 		return 0
 	}
+	im.complete()
 	return im.count
 }
 
@@ -114,6 +126,7 @@ func (im *Image) AddMissing(from *Image) {
 	if from == nil {
 		return
 	}
+	from.complete()
 	for f, p := range from.files {
 		if im.files[f] == nil && im.size < MaxImage {
 			for _, e := range p.entries {

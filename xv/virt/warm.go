@@ -86,13 +86,16 @@ func (th *thread) mappedCode(lo, hi uint64, prot int, name string, inode, offset
 
 // restoreFile restores the translations that are known of the code in f.
 func (th *thread) restoreFile(c *codeSpace, f mappedFile) {
-	entries, origin := c.warm.image.Entries(f.file), f.lo-f.offset
+	image, origin := c.warm.image, f.lo-f.offset
 	restored := 0
-	if linked := c.warm.image.Linked(f.file); linked != nil {
-		restored = c.space.RestoreLinked(codeReader{th}, f.lo, f.hi, origin, linked, recordsAt(origin, entries))
+	if linked := image.Linked(f.file); linked != nil {
+		restored = c.space.RestoreLinked(codeReader{th}, f.lo, f.hi, origin, linked, func(yield func(uint64, []byte) bool) {
+			recordsAt(origin, image.Entries(f.file))(yield)
+		})
 	}
 	if restored == 0 {
 		// The file may be mapped in parts.
+		entries := image.Entries(f.file)
 		entries = slices.DeleteFunc(slices.Clone(entries), func(e store.Entry) bool { return e.Offset < f.offset || e.Offset-f.offset >= f.hi-f.lo })
 		restored = c.space.Restore(codeReader{th}, recordsAt(origin, entries))
 	}
