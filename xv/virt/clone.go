@@ -86,6 +86,7 @@ func (th *thread) cloneWith(regs *registers, k call, flags, stack uint64) {
 		child.alt.flags = ssDisable
 	}
 	th.passed = &passed{child: child}
+	th.cloning.Store(true)
 	th.resuming = *regs
 	th.ctx.setU64(abi.Child, child.ctx.addr)
 	th.ctx.setCall(abi.Call, k)

@@ -433,6 +433,7 @@ func (s *Session) restore(r *record) error {
 			th := s.slots[tr.Slot]
 			if tr.Passed {
 				th.passed = &passed{call{uintptr(tr.Call[0]), [6]uint64(tr.Call[1:])}, s.slots[tr.Child], tr.Opens}
+				th.cloning.Store(tr.Child != 0)
 			}
 			if tr.Strict || tr.Filter != 0 {
 				th.confined.Store(&confined{tr.Strict, filters[tr.Filter]})

@@ -65,13 +65,18 @@ func listenOrCont(tid int, ws unix.WaitStatus) {
 // its parent to find out: the tracer's process may be that.
 func waitTracee(tid int) (unix.WaitStatus, error) {
 	for {
-		if _, ended, err := peek(unix.P_PID, tid, unix.WEXITED|unix.WSTOPPED); err != nil && err != unix.EINTR {
-			return 0, err
-		} else if ended {
-			return 0, unix.ESRCH
+		_, ended, err := peek(unix.P_PID, tid, unix.WEXITED|unix.WSTOPPED)
+		if err == nil && !ended {
+			var ws unix.WaitStatus
+			if ws, err = takeStop(tid); ws != 0 {
+				return ws, nil
+			}
 		}
-		if ws, err := takeStop(tid); ws != 0 || err != nil {
-			return ws, err
+		switch {
+		case ended || err == unix.ECHILD: // a thread that is not its process's first leaves nothing to wait for
+			return 0, unix.ESRCH
+		case err != nil && err != unix.EINTR:
+			return 0, err
 		}
 	}
 }

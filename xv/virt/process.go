@@ -48,6 +48,7 @@ type thread struct {
 	answered atomic.Uint64 // the same of the last answer
 	parked   atomic.Bool   // the handler waits for room in the cache
 	away     atomic.Bool   // in a system call that the supervisor passed on
+	cloning  atomic.Bool   // of the clone family
 	busy     atomic.Bool   // a server is at work on its request
 	waits    atomic.Bool   // with its request, see drain
 	zeroed   atomic.Bool   // it was last sent to address 0, see drain

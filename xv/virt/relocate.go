@@ -66,6 +66,7 @@ func (s *Session) Relocate(ctx gocontext.Context, r Relocation) (list []Relocate
 
 func (s *Session) relocateOne(ctx gocontext.Context, r Relocation) (Relocated, error) {
 	for start := time.Now(); ; {
+		try := time.Now()
 		done, err := s.tryRelocate(r)
 		if !errors.Is(err, errBusy) || errors.Is(err, unix.EPERM) && time.Since(start) > deniedLimit {
 			return done, err
@@ -73,10 +74,13 @@ func (s *Session) relocateOne(ctx gocontext.Context, r Relocation) (Relocated, e
 		select {
 		case <-ctx.Done():
 			return done, fmt.Errorf("%w: %w", ctx.Err(), err)
-		case <-time.After(time.Millisecond):
+		case <-time.After(time.Millisecond + pausesApart*time.Since(try)):
 		}
 	}
 }
+
+// pausesApart is how much longer than an attempt that failed the guest runs until the next one.
+const pausesApart = 10
 
 // deniedLimit is how long EPERM of ptrace(2) may have reasons that pass.
 const deniedLimit = time.Second
@@ -115,7 +119,7 @@ type mover struct {
 }
 
 // settleLimit is how long the threads may take to come to known points.
-const settleLimit = 100 * time.Millisecond
+const settleLimit = 50 * time.Millisecond
 
 func (m *mover) relocate(r Relocation) error {
 	m.as.moving.Store(true)
@@ -187,6 +191,9 @@ func (m *mover) halt() error {
 		if len(list) == 0 {
 			return os.ErrProcessDone
 		}
+		if m.as.users.Load() > 1 && slices.ContainsFunc(list, (*thread).clones) {
+			return errBusy // vfork(2): the other process needs service until it executes a program or ends
+		}
 		if settled(list) {
 			err := m.haltAll(list)
 			if err == nil && m.known(list) {
@@ -203,6 +210,9 @@ func (m *mover) halt() error {
 	}
 }
 
+// clones reports whether the thread is making a thread or process.
+func (th *thread) clones() bool { return th.cloning.Load() }
+
 // settled reports whether all threads have come to points that may be known ones. It kicks those that run.
 func settled(list []*thread) bool {
 	all := true
@@ -214,7 +224,7 @@ func settled(list []*thread) bool {
 		case th.ctx.u32(abi.State) != abi.StateRun:
 			all = false
 		case th.away.Load():
-			all = all && th.passed != nil && th.passed.child == nil
+			all = all && !th.clones()
 		case th.ctx.u32(abi.InGate) == 0:
 			all = false
 			th.kick()

@@ -210,6 +210,7 @@ func (th *thread) callDone() {
 	}
 	k := th.passed
 	th.passed = nil
+	th.cloning.Store(false)
 	if k == nil {
 		th.p.s.fail(th.p, fmt.Errorf("process %d: answer without a question: the guest damaged its thread context", th.p.pid))
 		return
