@@ -73,8 +73,8 @@ func (s *Space) translateChecked(now *recipe, orig uint64, way translate.Way, lo
 			}
 		}
 		reg.Hashed = s.hashedIn(&code)
-		word, room := s.word(orig)
-		reg.Word = s.cfg.Base + word
+		words, room := s.words(&code)
+		reg.Words = words
 		base, _ := h.room(0, translate.Align)
 		frag, err := translate.Emit(&code, &reg, s.cfg.Base+base, &s.cfg.Layout, &s.buf)
 		if err != nil {
@@ -108,7 +108,7 @@ func (s *Space) recheck(m Memory, from *region) (place, error) {
 	var like *region
 	for _, r := range head.versions {
 		if r.reg.Matches(r.code.bytes, now.bytes) {
-			s.setWord(s.page(orig), false)
+			r.code.pages(func(addr uint64) { s.setWord(s.page(addr), false) })
 			return place{r, r.base + r.bodies[0]}, nil
 		}
 		if pg := s.page(orig); pg != nil && pg.strict {
@@ -220,13 +220,33 @@ func (s *Space) CheckAt(stub uint32) (orig uint64, ok bool) {
 	return l.target, true
 }
 
-// word returns the offset in the cache of the word of a page that its checked regions look at, made now if there is none.
-// ok is false if there is no room.
-func (s *Space) word(orig uint64) (off uint32, ok bool) {
-	pg := s.makePage(orig)
+// words returns the addresses of the words that a checked region with this code looks at, made now if there are none. ok is false
+// if there is no room.
+func (s *Space) words(code *recipe) (list [2]uint32, ok bool) {
+	n := 0
+	ok = true
+	code.pages(func(addr uint64) { // one or two: see translate.MaxChecked
+		word, room := s.word(addr)
+		if n == 0 || word != list[0] {
+			list[n] = word
+			n++
+		}
+		ok = ok && room
+	})
+	return list, ok
+}
+
+// word is words for a page.
+func (s *Space) word(addr uint64) (word uint32, ok bool) {
+	if s.cfg.Word != nil {
+		if word := s.cfg.Word(addr &^ pageMask); word != 0 {
+			return word, true
+		}
+	}
+	pg := s.makePage(addr)
 	if pg.word == 0 {
 		h := &s.halves[s.cur]
-		off, ok := h.room(translate.WordSize, vectorAlign)
+		off, ok := h.room(translate.WordSize, translate.WordSize)
 		if !ok {
 			s.tidy(pg)
 			return 0, false
@@ -235,25 +255,20 @@ func (s *Space) word(orig uint64) (off uint32, ok bool) {
 		pg.word = off + 1
 		s.setWord(pg, false)
 	}
-	return pg.word - 1, true
+	return s.cfg.Base + pg.word - 1, true
 }
 
-// vectorAlign is the alignment of vectors in memory.
-const vectorAlign = 16
-
-// setWord says whether the checked regions that start in a page are suspended.
+// setWord says whether the checked regions with code in a page are suspended.
 func (s *Space) setWord(pg *page, suspended bool) {
 	if pg.word == 0 {
 		return
 	}
-	word, mask := uint32(0), ^uint64(0)
+	bits := ^uint64(0)
 	if suspended {
-		word, mask = 1, 0
+		bits = 0
 	}
-	mem := unsafe.Pointer(&s.cfg.Code[pg.word-1])
-	atomic.StoreUint32((*uint32)(mem), word)
-	for off := vectorAlign; off < translate.WordSize; off += 8 {
-		atomic.StoreUint64((*uint64)(unsafe.Add(mem, off)), mask)
+	for off := 0; off < translate.WordSize; off += 8 {
+		atomic.StoreUint64((*uint64)(unsafe.Pointer(&s.cfg.Code[int(pg.word)-1+off])), bits)
 	}
 }
 
@@ -263,7 +278,6 @@ func (s *Space) Suspend(lo, hi uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dropIf(lo, hi, func(r *region) bool { return !r.reg.Checked })
-	s.dropIf(lo, lo+1, func(r *region) bool { return r.reg.Entry < lo })
 	s.trapDraining(lo, hi)
 	s.pagesIn(lo, hi, func(pg *page) {
 		s.setWord(pg, true)

@@ -103,18 +103,27 @@ func TestSuspend(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	word := func() uint32 {
-		return binary.LittleEndian.Uint32(s.cfg.Code[s.regionAt(t, im.lo).reg.Word-s.cfg.Base:])
+	suspended := func(orig uint64, i int) bool {
+		words := s.regionAt(t, orig).reg.Words
+		return words[i] != 0 && binary.LittleEndian.Uint64(s.cfg.Code[words[i]-s.cfg.Base:])>>63 == 0
+	}
+	check := func(want bool) {
+		t.Helper()
+		if got := suspended(im.lo, 0); got != want || suspended(im.lo, 1) {
+			t.Errorf("suspended: %v, want %v", got, want)
+		}
 	}
 	s.Suspend(im.lo, im.lo+pageSize)
-	if word() != 1 || s.Stats().Live != 2 {
-		t.Errorf("word %d, %+v", word(), s.Stats())
+	if check(true); s.Stats().Live != 2 || !suspended(edge, 0) || suspended(edge, 1) {
+		t.Errorf("%+v", s.Stats())
 	}
 	s.Resume(im.lo, im.lo+pageSize)
 	s.Suspend(im.lo+pageSize, im.lo+2*pageSize)
-	if word() != 0 || s.Stats().Live != 1 || im.c[pageSize-1] != 0 {
-		t.Errorf("a region that goes on in a suspended page stays: word %d, %+v", word(), s.Stats())
+	if check(false); s.Stats().Live != 2 || suspended(edge, 0) || !suspended(edge, 1) {
+		t.Errorf("a region that goes on in a suspended page: %+v", s.Stats())
 	}
+	s.Resume(im.lo+pageSize, im.lo+2*pageSize)
+	s.Invalidate(edge+1, edge+2)
 	// Without Resume the first execution finds out.
 	s.Suspend(im.lo, im.lo+pageSize)
 	im.dead.Store(true)
@@ -123,21 +132,60 @@ func TestSuspend(t *testing.T) {
 		t.Error(err)
 	}
 	im.dead.Store(false)
-	if s.leave(t, im, im.lo); word() != 0 {
-		t.Error("still suspended")
-	}
+	s.leave(t, im, im.lo)
+	check(false)
 	// Code that is not checked becomes stale.
 	*on = false
 	if _, err := s.FillCall(im, im.lo+2*pageSize); err != nil {
 		t.Fatal(err)
 	}
 	s.Suspend(im.lo, im.lo+4*pageSize)
-	if st := s.Stats(); st.Live != 1 || word() != 1 {
-		t.Errorf("%+v, word %d", st, word())
+	if check(true); s.Stats().Live != 1 {
+		t.Errorf("%+v", s.Stats())
 	}
 	s.InvalidateChecked()
 	if st := s.Stats(); st.Live != 0 {
 		t.Errorf("%+v", st)
+	}
+}
+
+// TestWord checks code by words that somebody else keeps: of its own page, of the next one, of both.
+func TestWord(t *testing.T) {
+	const own, next = 0x41000000, 0x41000010
+	for _, c := range []struct {
+		name        string
+		first, last uint32 // words of the two pages
+		edge        [2]uint32
+	}{
+		{"both", own, next, [2]uint32{own, next}},
+		{"one", own, own, [2]uint32{own}},
+		{"the first", own, 0, [2]uint32{own, 1}},
+		{"the second", 0, next, [2]uint32{1, next}},
+	} {
+		im := code(map[int][]byte{pageSize - 1: {0x31, 0xc0, 0xc3}})
+		cfg := testConfig(im, 1<<20)
+		cfg.Volatile = func(uint64) bool { return true }
+		cfg.Word = func(page uint64) uint32 {
+			if page == im.lo {
+				return c.first
+			}
+			return c.last
+		}
+		s := New(cfg)
+		if _, err := s.Jump(im, im.lo+pageSize-1); err != nil {
+			t.Fatal(err)
+		}
+		s.Suspend(im.lo, im.lo+2*pageSize)
+		got := s.regionAt(t, im.lo+pageSize-1).reg.Words
+		for i, want := range c.edge {
+			if want == 1 { // one of the cache
+				if got[i] < cfg.Base || binary.LittleEndian.Uint64(s.cfg.Code[got[i]-cfg.Base:]) != 0 {
+					t.Errorf("%s: word %d is at %#x", c.name, i, got[i])
+				}
+			} else if got[i] != want {
+				t.Errorf("%s: words %#x", c.name, got)
+			}
+		}
 	}
 }
 

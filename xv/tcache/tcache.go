@@ -49,6 +49,9 @@ type Config struct {
 	// Volatile, if set, reports of a page (its first address) that its code changes often, or unnoticed: translations of
 	// it are checked whenever they are entered, instead of being invalidated. Invalidate the page when that changes.
 	Volatile func(page uint64) bool
+	// Word, if set, is the guest's address of a vector of translate.WordSize bytes that somebody else keeps for volatile
+	// code of a page (its first address), or 0: then Suspend and Resume keep one. Invalidate the page when that changes.
+	Word func(page uint64) uint32
 	// Quiesce is asked before the stale cache memory [lo, hi) (addresses of the guest) is overwritten. It returns true
 	// when no thread is inside, on its way there (a resume address handed out, not yet used), or stands at one of its
 	// exit stubs, and the guest's processors will not run old bytes of it. It may return false and get the threads out

@@ -24,9 +24,9 @@ const (
 	OffV       = 0x680 // xmm0 and xmm1 during a check
 )
 
-// WordSize is the size of Region.Word: a u32 that is zero while the code may be executed, and at offset 16 a vector of 16 bytes
-// that are all ones then. Otherwise these are 1 and zeros.
-const WordSize = 32
+// WordSize is the size and alignment of one of Region.Words, a vector of bytes: while code may be executed the highest bit of each
+// is set, else of none.
+const WordSize = 16
 
 // CallBias is added to the target of an indirect branch, in rcx, when it is a call: so it has its entry in table C.
 const CallBias = 1 << 30
@@ -64,10 +64,11 @@ type Region struct {
 	// Checked says that the fragment compares the original code with what it was translated from whenever control
 	// enters it: the guest can change it unnoticed. It has one block then. Loose are the addresses of instructions in it
 	// whose immediate operand is loaded from the original code instead, in order; see Loosen.
-	// Word is the guest's address, below 2^31, of WordSize bytes that say whether the code may be executed.
+	// Words are the guest's addresses, below 2^31, of WordSize bytes that say whether the code may be executed: that of the page
+	// of the entry, and that of the page of the end if it is another one, else 0.
 	Checked bool
 	Loose   []uint64
-	Word    uint32
+	Words   [2]uint32
 
 	// Hashed are the addresses of indirect branches in it that use the hash, in order.
 	Hashed []uint64

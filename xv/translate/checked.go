@@ -10,7 +10,8 @@ import (
 // instead of the first instruction:
 //
 //	movups gs:[V],xmm0 ; movups gs:[V+16],xmm1
-//	movups xmm0,[word+16]          ; all ones while the code may be executed
+//	movups xmm0,[word]             ; the highest bits of its bytes are ones while the code may be executed
+//	pand xmm0,[other word]         ; if the code reaches into another page that has its own
 //	mov rcx,what they were
 //	movups xmm1,[code]             ; for each 16 bytes that hold some of the original code
 //	pcmpeqb xmm1,[what they were]
@@ -232,8 +233,13 @@ func (b *Buffer) compare(n int, p patterns) {
 	b.put4(OffV + vector)
 	at()
 	b.lit("\x0f\x10\x04\x25") // movups xmm0,[disp32]
-	b.put4(b.region.Word + vector)
+	b.put4(b.region.Words[0])
 	state.Vectors = true
+	if other := b.region.Words[1]; other != 0 {
+		at()
+		b.lit("\x66\x0f\xdb\x04\x25") // pand xmm0,[disp32]
+		b.put4(other)
+	}
 	lo, count := b.region.vectorsAt(n)
 	// One of the two operands is short, with rcx as its base: which, depends on where the code is.
 	far := !near(lo + uint64(vector*count))

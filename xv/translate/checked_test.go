@@ -15,7 +15,7 @@ func checkedAt(t *testing.T, code string, addr uint64, loose, hashed []uint64) (
 	if err != nil {
 		t.Fatal(err)
 	}
-	reg.Word, reg.Loose, reg.Hashed = 0x50000040, loose, hashed
+	reg.Words, reg.Loose, reg.Hashed = [2]uint32{0x50000040, 0x50000050}, loose, hashed
 	var buf Buffer
 	m, err := Record(src, &reg, testBase, &testLayout, &buf)
 	if err != nil {

@@ -153,7 +153,7 @@ func (a *ahead) region(entry uint64, way Way) {
 		return
 	}
 	if a.checked {
-		reg.Word = checkWord
+		reg.Words = [2]uint32{checkWord, checkWord + WordSize}
 		reg.Loose = a.loose(&reg)
 	}
 	base := a.next()
@@ -276,7 +276,7 @@ func (a *ahead) link(path string) []byte {
 		}
 	}
 	context := make([]byte, 0x1000)
-	copy(context[checkWord-contextAddr+16:], bytes.Repeat([]byte{0xff}, 16)) // what is checked may be executed
+	copy(context[checkWord-contextAddr:], bytes.Repeat([]byte{0x85, 0x80}, WordSize)) // what is checked may be executed
 	add(elf.PT_LOAD, elf.PF_R|elf.PF_W, contextAddr, 0x1000, context)
 	add(elf.PT_LOAD, elf.PF_R|elf.PF_X, testBase, uint64(len(a.code)), a.code)
 	add(elf.PT_LOAD, elf.PF_R, uint64(aheadLayout.Table)+8*lo, 8*size, tableJ)
