@@ -95,6 +95,8 @@ const (
 	AtMaskAccess
 	// AfterMask: rt_sigprocmask has run, NewMask and NewBlock in the context hold.
 	AfterMask
+	// AfterOwn: a system call that the agent does itself has run with the result 0. Registers are in the context, as in BeforeMask.
+	AfterOwn
 	// AfterCall: the system call has run, the result is in rax, the original rip is Next.
 	AfterCall
 	// AtLookup is AfterCall where the address after the call is looked up in the table.
@@ -148,11 +150,11 @@ func PlaceOf(off uint64) Place {
 	case off >= offGateClobbered && off <= offGateFlags, off >= offGateRestored && off < offGateSyscall:
 		return BeforeCallRAX
 	case off > offGateFlags && off < offGateRestored, off >= offGateSlow && off <= offGateHandoff,
-		off >= offGateMask && off < offGateMaskSaved:
+		off >= offGateMask && off < offGateMaskSaved, off >= offGateProtect && off < offGateProtectTaken:
 		return BeforeCallFlags
-	case off == offGateLookup, off == offGateMaskLookup:
+	case off == offGateLookup, off == offGateOwnLookup:
 		return AtLookup
-	case off >= offGateAfter && off < offGateSlow, off >= offGateMaskDone && off < offGateMaskLookup:
+	case off >= offGateAfter && off < offGateSlow, off >= offGateOwnDone && off < offGateOwnLookup:
 		return AfterCall
 	case off == offGateAgain:
 		return BeforeCall
@@ -160,8 +162,10 @@ func PlaceOf(off uint64) Place {
 		return AtMaskAccess
 	case off >= offGateMaskSaved && off <= offGateMaskSyscall:
 		return BeforeMask
-	case off >= offGateMaskAfter && off < offGateMaskDone:
+	case off >= offGateMaskAfter && off < offGateOwn:
 		return AfterMask
+	case off >= offGateOwn && off < offGateOwnDone, off == offGateProtectDone:
+		return AfterOwn
 	case off == offRaiseJump:
 		return Raising
 	}

@@ -72,7 +72,7 @@ func TestOffsets(t *testing.T) {
 // where the agent has said that signals are to be put off.
 func TestPlaces(t *testing.T) {
 	var in x86.Inst
-	for _, part := range [][2]int{{offGate, offGateSlow}, {offGateMask, offGateMaskLookup + 1}} {
+	for _, part := range [][2]int{{offGate, offGateSlow}, {offGateMask, offGateProtectTaken}, {offGateProtectDone, offGateProtectDone + 1}} {
 		for off := part[0]; off < part[1]; off += int(in.Len) {
 			if err := x86.Decode(code[off:], &in); err != nil {
 				t.Fatalf("%#x: %v", off, err)
@@ -86,8 +86,8 @@ func TestPlaces(t *testing.T) {
 		offMiss: AtMiss, offSpecial: AtSpecial, offGate: AtGate, offGateSyscall: BeforeCall, offGateAfter: AfterCall,
 		offGateFlags: BeforeCallRAX, offGateFlags + 1: BeforeCallFlags, offGateRestored: BeforeCallRAX, offGateSlow: BeforeCallFlags,
 		offGateLookup: AtLookup, offGateMask: BeforeCallFlags, offGateMaskSaved: BeforeMask, offGateMaskLoad: AtMaskAccess,
-		offGateMaskStore: AtMaskAccess, offGateMaskSyscall: BeforeMask, offGateMaskAfter: AfterMask, offGateMaskDone: AfterCall,
-		offGateMaskLookup: AtLookup, offGateAgain: BeforeCall, offGateHandoff: BeforeCallFlags, offRaiseJump: Raising,
+		offGateMaskStore: AtMaskAccess, offGateMaskSyscall: BeforeMask, offGateMaskAfter: AfterMask, offGateOwn: AfterOwn, offGateOwnDone: AfterCall,
+		offGateOwnLookup: AtLookup, offGateProtect: BeforeCallFlags, offGateProtectTaken: Elsewhere, offGateProtectDone: AfterOwn, offGateAgain: BeforeCall, offGateHandoff: BeforeCallFlags, offRaiseJump: Raising,
 		offGate2Syscall: BeforeGate2, offGate2After: AfterGate2, offGate2Stored: StoredGate2, offResumeBegin: Resuming,
 		offResumeEnd: Elsewhere, offSighandler: Elsewhere,
 	} {
@@ -139,7 +139,7 @@ func checkMoved(t *testing.T, a, b []byte, home abi.Home) {
 	t.Helper()
 	refs := 0
 	var in x86.Inst
-	for off := 0; off <= offGateMaskLookup; off += int(in.Len) {
+	for off := 0; off < offData; off += int(in.Len) {
 		if err := x86.Decode(a[off:], &in); err != nil {
 			t.Fatalf("%#x: %v", off, err)
 		}

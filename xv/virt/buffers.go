@@ -46,12 +46,13 @@ func (as *addressSpace) guard(page uint64) {
 	}
 }
 
-// inherit gives a new thread the guarded range.
+// inherit gives a new thread the guarded range, and the toggles.
 func (as *addressSpace) inherit(th *thread) {
 	as.rangesMu.RLock()
 	defer as.rangesMu.RUnlock()
 	th.ctx.setU64(abi.GuardLo, as.guardLo)
 	th.ctx.setU64(abi.GuardSize, as.guardHi-as.guardLo)
+	th.ctx.setU32(abi.Toggle, as.toggles.first)
 }
 
 // threadsOf lists the threads that run in an address space.

@@ -293,6 +293,7 @@ func (r *record) filter(known *[]*seccomp.Filter, f *seccomp.Filter) int {
 }
 
 func (as *addressSpace) record() spaceRecord {
+	as.untoggle(as.code, 0, userLimit)
 	r := spaceRecord{
 		Home: as.code.home, Upper: as.code.upper, Aliases: as.aliases, Files: as.files.Load(), ReadExec: as.readExec.Load(), LockNew: as.lockNew.Load(),
 		MDWE: as.mdwe.Load(), Unpassed: as.unpassed.Load(),

@@ -16,13 +16,13 @@ func TestRecordComplete(t *testing.T) {
 		recorded, remade string
 	}{
 		{Session{}, "cfg agent contexts reaper started slots nextSlot processes xfeatures mayLack",
-			"store bells nothing mu free births fewer first left stop failure settling handing closed draining resting ended status " +
+			"store bells nothing togglePool mu free births fewer first left stop failure settling handing closed draining resting ended status " +
 				"counters traceMu deaths untied"},
 		{Config{}, "Trace CacheSize StoreDir", "Path Argv Env Dir Files Ignored Limits Setpgid Warn OnFault"},
 		{process{}, "pid pidfd undumpable limits threads as actions", "s parent dead executing confining ignoredSet"},
 		{thread{}, "slot tid alt resuming waits away passed held op trap arrived skipStep confined",
 			"p ctx dead left cloning server looked answered parked busy zeroed target kicked kicking stopped weight absent step admitted hostMu inHost raising undo starting attempting"},
-		{addressSpace{}, "code ranges protected aliases guardLo guardHi files readExec lockNew mdwe unpassed", "s mu closed unmapped moving rangesMu users tools next"},
+		{addressSpace{}, "code ranges protected aliases guardLo guardHi files readExec lockNew mdwe unpassed", "s mu closed unmapped moving rangesMu users tools next toggles"},
 		{codeSpace{}, "home upper far warm volatile", "s cache tables farMu covering space users generation asked"},
 		{signalStack{}, "sp flags size", ""},
 		{trapWords{}, "trap err cr2", ""},
@@ -33,7 +33,7 @@ func TestRecordComplete(t *testing.T) {
 		{limit{}, "soft hard", ""},
 		{passed{}, "call child opens", ""},
 		{call{}, "nr args", ""},
-		{volatileCode{}, "ranges shared async settled heat", "mu"},
+		{volatileCode{}, "ranges shared async settled heat", "mu words"},
 		{pageUse{}, "samples need", ""},
 		{confined{}, "strict filter", ""},
 		{warmth{}, "program image files", "mu"},

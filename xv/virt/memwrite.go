@@ -153,7 +153,7 @@ func (as *addressSpace) changed(from, to uint64) {
 		return
 	}
 	c := as.code
-	as.rangesMu.RLock()
+	as.readRanges()
 	code := as.ranges.within(lo, hi)
 	var others []uint64 // pages of code that have another mapping in [lo, hi)
 	for page, list := range as.aliases {

@@ -48,7 +48,7 @@ func (as *addressSpace) reserved(lo, hi uint64) bool {
 
 // looksUp reports whether the lookup of code that no tables cover would read memory of [lo, hi): it must fault.
 func (as *addressSpace) looksUp(home abi.Home, lo, hi uint64) bool {
-	as.rangesMu.RLock()
+	as.readRanges()
 	defer as.rangesMu.RUnlock()
 	for _, r := range slices.Backward(as.ranges) {
 		if r.hi <= abi.FarEnd {
@@ -65,14 +65,14 @@ func (as *addressSpace) looksUp(home abi.Home, lo, hi uint64) bool {
 
 // hasCode reports whether the guest may execute any of [lo, hi).
 func (as *addressSpace) hasCode(lo, hi uint64) bool {
-	as.rangesMu.RLock()
+	as.readRanges()
 	defer as.rangesMu.RUnlock()
 	return as.ranges.overlaps(lo, hi)
 }
 
 // writableCode reports whether the guest may write and execute some page.
 func (as *addressSpace) writableCode() bool {
-	as.rangesMu.RLock()
+	as.readRanges()
 	defer as.rangesMu.RUnlock()
 	for _, r := range as.ranges {
 		if r.prot&unix.PROT_WRITE != 0 {
@@ -92,7 +92,10 @@ func (th *thread) notExecutable(lo, hi uint64) bool {
 		th.p.s.fail(th.p, err)
 		panic(gone{})
 	}
+	c := as.enter()
+	defer as.exit()
 	as.rangesMu.Lock()
+	ended := as.endToggles(lo, hi)
 	as.ranges = as.ranges.without(lo, hi)
 	for page := range as.protected {
 		if lo <= page && page < hi {
@@ -100,6 +103,7 @@ func (th *thread) notExecutable(lo, hi uint64) bool {
 		}
 	}
 	as.rangesMu.Unlock()
+	as.dispose(c, ended)
 	return true
 }
 
@@ -109,6 +113,7 @@ func (th *thread) loseCode(lo, hi uint64) {
 	c := th.p.as.enter()
 	defer th.p.as.exit()
 	c.volatile.remove(lo, hi)
+	th.p.as.untoggle(c, lo, hi)
 	if had {
 		c.warm.forgetFiles(lo, hi)
 		c.space.Invalidate(lo, hi)
@@ -157,8 +162,10 @@ func (th *thread) gainCode(lo, hi uint64, prot int) {
 		c.volatile.add(lo, hi, shared)
 	}
 	as.rangesMu.Lock()
+	ended := as.endToggles(lo, hi)
 	as.ranges = as.ranges.with(lo, hi, prot)
 	as.rangesMu.Unlock()
+	as.dispose(c, ended)
 	c.space.Resume(lo, hi)
 	as.exit()
 	if th.p.s.cfg.Trace != nil {
@@ -323,8 +330,18 @@ func (th *thread) mprotect(regs *registers) {
 		return
 	}
 	k.args[2] = kernelProt(prot)
+	as.untoggleFor(lo, hi)
 	if prot&unix.PROT_EXEC == 0 {
+		isTurn := as.isTurn(k, codeRange{lo, hi, int(prot)})
 		th.suspendCode(lo, hi, prot&unix.PROT_READ != 0)
+		if isTurn {
+			r := th.remote(k)[0]
+			if r == 0 {
+				th.startToggle(codeRange{lo, hi, int(prot)})
+			}
+			th.result(regs, r)
+			return
+		}
 		if as.covers(lo, hi) {
 			r := th.protectMemory(k)
 			if as.files.Load() {
@@ -346,7 +363,7 @@ func (th *thread) mprotect(regs *registers) {
 // makeExecutable ends the mprotect k, which makes r executable.
 func (th *thread) makeExecutable(regs *registers, k call, r codeRange) {
 	as := th.p.as
-	as.rangesMu.RLock()
+	as.readRanges()
 	before := as.ranges.within(r.lo, r.hi)
 	as.rangesMu.RUnlock()
 	c := as.enter()
@@ -399,8 +416,10 @@ func (th *thread) mremap(regs *registers) {
 	if ok {
 		th.uncoverAll(lo, hi)
 		as.forget(lo, hi)
+		as.untoggle(as.enter(), lo, hi)
+		as.exit()
 	}
-	as.rangesMu.RLock()
+	as.readRanges()
 	code, isCode := as.ranges.find(lo)
 	as.rangesMu.RUnlock()
 	if !ok || !isCode {

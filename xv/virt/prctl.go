@@ -66,6 +66,7 @@ func (th *thread) prctl(regs *registers) {
 		r := th.remote(call{unix.SYS_PRCTL, a})[0]
 		if r == 0 {
 			th.p.as.mdwe.Store(uint32(a[1]))
+			th.p.as.forbidToggles()
 		}
 		th.result(regs, r)
 	case prSetSyscallUserDispatch: // would hit the agent's system calls
@@ -128,6 +129,7 @@ func (th *thread) personality(regs *registers) {
 		}
 		if next != query {
 			as.readExec.Store(next&readImpliesExec != 0)
+			as.forbidToggles()
 		}
 	}
 	th.result(regs, r)
@@ -149,7 +151,7 @@ func (as *addressSpace) refusesGain(lo, hi, prot uint64) bool {
 	if prot&unix.PROT_WRITE != 0 {
 		return true
 	}
-	as.rangesMu.RLock()
+	as.readRanges()
 	defer as.rangesMu.RUnlock()
 	for at := lo; at < hi; {
 		r, ok := as.ranges.find(at)

@@ -95,7 +95,7 @@ func (th *thread) openFlags(fd int64) (flags int, ok bool) {
 // code returns where the guest may execute, and the pages that are read-only for the translator's sake.
 func (p *process) code() (ranges, map[uint64]struct{}) {
 	as := p.space()
-	as.rangesMu.RLock()
+	as.readRanges()
 	defer as.rangesMu.RUnlock()
 	pages := make(map[uint64]struct{}, len(as.protected))
 	for page := range as.protected {

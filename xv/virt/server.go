@@ -296,6 +296,9 @@ func (th *thread) handle() {
 		th.fileOpened()
 	case abi.KindDeferred:
 		th.deferred()
+	case abi.KindCalled:
+		regs := th.afterCall()
+		th.result(&regs, int64(regs.gpr[rax]))
 	case abi.KindFault:
 		th.agentFault()
 	default:

@@ -24,14 +24,15 @@ import (
 
 // Session is a guest: the process that was started, its descendants, and what serves them.
 type Session struct {
-	cfg      Config
-	agent    *shared
-	contexts *shared
-	store    *store.Store
-	bells    []*bell
-	reaper   *reaper
-	nothing  passNothing
-	started  time.Time
+	cfg        Config
+	agent      *shared
+	contexts   *shared
+	store      *store.Store
+	bells      []*bell
+	reaper     *reaper
+	nothing    passNothing
+	togglePool togglePool
+	started    time.Time
 
 	mu        sync.Mutex
 	slots     [abi.MaxSlots + 1]*thread // from 1; nil: free

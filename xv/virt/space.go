@@ -44,7 +44,8 @@ type addressSpace struct {
 	readExec  atomic.Bool               // what the guest maps readable it may execute (personality(2))
 	next      [len(zones)]atomic.Uint64 // where free memory of a zone probably begins; 0: not known
 
-	tools pageTools
+	toggles toggles
+	tools   pageTools
 
 	users atomic.Int32 // processes
 }
@@ -68,15 +69,9 @@ func (as *addressSpace) fork(th *thread) *addressSpace {
 	th.releaseShared()
 	code := as.enter()
 	defer as.exit()
-	as.rangesMu.RLock()
-	defer as.rangesMu.RUnlock()
-	child := &addressSpace{s: as.s, code: code, ranges: as.ranges.clone(), protected: map[uint64]struct{}{}, aliases: maps.Clone(as.aliases)}
-	for page := range as.protected {
-		child.protected[page] = struct{}{}
-	}
-	code.users.Add(1)
-	child.guardLo, child.guardHi = as.guardLo, as.guardHi
+	child := &addressSpace{s: as.s, code: code}
 	child.users.Store(1)
+	as.shareCode(child)
 	child.inheritMDWE(as)
 	child.readExec.Store(as.readExec.Load())
 	child.files.Store(as.files.Load())
@@ -85,11 +80,23 @@ func (as *addressSpace) fork(th *thread) *addressSpace {
 	return child
 }
 
+// shareCode gives a forked address space the translations, and what is known of the memory that they are from.
+func (as *addressSpace) shareCode(child *addressSpace) {
+	as.rangesMu.Lock()
+	ended := as.endToggles(0, userLimit)
+	child.ranges, child.protected, child.aliases = as.ranges.clone(), maps.Clone(as.protected), maps.Clone(as.aliases)
+	child.guardLo, child.guardHi = as.guardLo, as.guardHi
+	as.code.users.Add(1)
+	as.rangesMu.Unlock()
+	as.dispose(as.code, ended)
+}
+
 // leave is called when a process no longer uses the address space.
 func (as *addressSpace) leave() {
 	if as.users.Add(-1) == 0 {
 		as.mu.Lock() // a handler of a thread that has just died may still be at work
 		as.closed = true
+		as.giveTogglesBack()
 		as.code.leave()
 		as.mu.Unlock()
 	}
@@ -118,7 +125,7 @@ func (th *thread) home() abi.Home { return th.p.as.home() }
 
 // executable returns the range that contains addr, if the guest may execute there.
 func (as *addressSpace) executable(addr uint64) (codeRange, bool) {
-	as.rangesMu.RLock()
+	as.readRanges()
 	defer as.rangesMu.RUnlock()
 	return as.ranges.find(addr)
 }
@@ -175,7 +182,7 @@ func (s *Session) firstHome() abi.Home {
 func (c *codeSpace) config() tcache.Config {
 	return tcache.Config{
 		Code: c.cache.view, Base: uint32(c.home.Cache()), Layout: agent.Layout(c.home), Slot: c.slot, Budget: translateAhead,
-		Quiesce: c.quiesce, Volatile: c.volatile.contains,
+		Quiesce: c.quiesce, Volatile: c.volatile.contains, Word: c.volatile.word,
 	}
 }
 

@@ -183,10 +183,12 @@ func (th *thread) originalInAgent(regs registers, off uint64) (registers, positi
 		if place == agent.AtMaskAccess {
 			return regs, atAccess, nil
 		}
-	case agent.AfterMask:
+	case agent.AfterMask, agent.AfterOwn:
 		th.savedForMask(&regs)
-		th.ctx.setU64(abi.Mask, th.ctx.u64(abi.NewMask))
-		th.ctx.setU64(abi.Blocked, th.ctx.u64(abi.NewBlock))
+		if place == agent.AfterMask {
+			th.ctx.setU64(abi.Mask, th.ctx.u64(abi.NewMask))
+			th.ctx.setU64(abi.Blocked, th.ctx.u64(abi.NewBlock))
+		}
 		regs.gpr[rax] = 0
 		regs.rip = th.ctx.u64(abi.Next)
 		th.clobbered(&regs)

@@ -172,6 +172,7 @@ func (as *addressSpace) meant(v loader.VMA, page uint64) int {
 // install starts a tool for [lo, hi), by th. The address space must not be entered: th may be one that reads code.
 func (t *pageTool) install(th *thread, lo, hi uint64) error {
 	as, ts := t.as, &t.as.tools
+	as.forbidToggles()
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	if err := as.learn(th, lo, hi, t.kind == pagerTool); err != nil {

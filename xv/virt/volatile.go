@@ -4,6 +4,7 @@ package virt
 
 import (
 	"maps"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -25,6 +26,13 @@ type volatileCode struct {
 	async   bool               // the kernel stores into memory at any time, by io_uring: what can be written does not settle
 	settled map[uint64]bool    // by page
 	heat    map[uint64]pageUse // by page
+	words   []wordRange
+}
+
+// wordRange is memory of which translations look at the word of a toggle.
+type wordRange struct {
+	lo, hi uint64
+	word   uint32 // address of the vector, see tcache.Config.Word
 }
 
 // pageUse is how much the code of a page was executed.
@@ -108,9 +116,15 @@ func (v *volatileCode) remove(lo, hi uint64) {
 func (v *volatileCode) unsettle(lo, hi uint64) {
 	for page := range v.settled {
 		if lo <= page && page < hi {
-			delete(v.settled, page)
+			v.change(page)
 		}
 	}
+}
+
+// change makes a settled page volatile because it changes.
+func (v *volatileCode) change(page uint64) {
+	delete(v.settled, page)
+	v.heat[page] = pageUse{need: min(2*v.heat[page].need, maxNeed)}
 }
 
 // written notes a write to a page.
@@ -118,9 +132,37 @@ func (v *volatileCode) written(page uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.settled[page] {
-		delete(v.settled, page)
-		v.heat[page] = pageUse{need: min(2*v.heat[page].need, maxNeed)}
+		v.change(page)
 	}
+}
+
+// cool forgets the samples of a page.
+func (v *volatileCode) cool(page uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.heat[page] = pageUse{need: v.heat[page].need}
+}
+
+// setWord makes translations of [lo, hi) look at a word, 0: their own. The caller drops those that there are.
+func (v *volatileCode) setWord(lo, hi uint64, word uint32) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.words = slices.DeleteFunc(v.words, func(w wordRange) bool { return w.lo < hi && lo < w.hi })
+	if word != 0 {
+		v.words = append(v.words, wordRange{lo, hi, word})
+	}
+}
+
+// word is the word of a page, 0 if there is none.
+func (v *volatileCode) word(page uint64) uint32 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, w := range v.words {
+		if w.lo <= page && page < w.hi {
+			return w.word
+		}
+	}
+	return 0
 }
 
 // sample notes that code of a page, which the guest may write if writable is set, is executed much, by weight samples; alone
@@ -200,6 +242,10 @@ func (th *thread) sampledAt(stub uint32, sp uint64, weight int) (short int) {
 	}
 	if page+stackReach > sp && page < sp+stackReach {
 		return maxNeed
+	}
+	if as.endUnused(c, page, page+pageSize) { // it would not stay settled
+		c.volatile.cool(page)
+		return 1
 	}
 	cr, ok := as.executable(page)
 	writable := ok && cr.prot&unix.PROT_WRITE != 0

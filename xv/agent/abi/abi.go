@@ -38,7 +38,32 @@ const (
 	Doorbells  = 0 // doorbell i: its list of slots at 64*i, the number of sleeping servers at 64*i+4
 	Dead       = 0x800
 	CPUMap     = 0x1000 // a byte for each CPU number: its doorbell
+	Toggles    = 0x10_0000
+	TogglesEnd = 0x20_0000
 	SlotsStart = slots - contexts
+)
+
+// A toggle is a range of code that the guest makes writable and executable in turn. The agent does these mprotect(2) itself: it
+// takes the toggle (ToggleIdle becomes ToggleBusy with the number of its slot), makes the system call, and stores the
+// protection. Where it finds another state, before or after, the supervisor does the system call, perhaps once more.
+const (
+	ToggleSize = 64 // of one, in bytes
+
+	// Offsets.
+	ToggleLo    = 0x00 // its address
+	ToggleLen   = 0x08 // in bytes, a multiple of PageSize
+	ToggleNext  = 0x10 // u32: address of the next one of the address space, 0: none
+	ToggleState = 0x14 // u32
+	ToggleCount = 0x18 // u32: how often the agent has changed the protection
+	ToggleProt  = 0x20 // 16 bytes that are all the protection, with ToggleExec while that has PROT_EXEC; see translate.WordSize
+
+	// States.
+	ToggleFree   = 0       // not in use
+	ToggleIdle   = 1       // in use, no thread is at work on it
+	ToggleBroken = 2       // was taken out of use while a thread was at work on it, which makes it free
+	ToggleBusy   = 1 << 31 // with the slot of the thread that is at work on it
+
+	ToggleExec = 0x80
 )
 
 // Parts of a slot, as offsets.
@@ -107,6 +132,7 @@ const (
 	NewMask   = 0x160 // what Mask and Blocked become by the rt_sigprocmask in the gate
 	NewBlock  = 0x168
 	Held      = 0x170 // u32: the supervisor holds signals that are pending
+	Toggle    = 0x174 // u32: address of the first toggle of the address space, 0: none
 	Call      = 0x180 // one system call: number, six arguments, result
 	Vector    = 0x200 // MaxVector system calls
 	Deferred  = 0x600 // siginfo of the signal that was put off, 128 bytes
@@ -136,6 +162,7 @@ const (
 	KindFault    = 8  // the agent itself faulted: a defect
 	KindOpened   = 9  // a system call of the guest has opened a file of a proc file system; RAX is the descriptor
 	KindDeferred = 10 // before the guest continues, the signal in Deferred must be delivered
+	KindCalled   = 11 // a system call of the guest has run, the result is in RAX; a signal was put off meanwhile, or TF cleared
 )
 
 // What the gate does with a system call.

@@ -541,6 +541,8 @@ gate_opened:
 gate_slow:
 	cmp rax, 14			# rt_sigprocmask
 	je gate_mask
+	cmp rax, 10			# mprotect
+	je gate_protect
 .globl gate_handoff
 gate_handoff:
 	mov dword ptr gs:[INAGENT], 1
@@ -617,9 +619,13 @@ gate_mask_after:
 	mov gs:[MASK], rax
 	mov rax, gs:[NEWBLOCKED]
 	mov gs:[BLOCKED], rax
+# A system call that the agent has done itself, with the result 0.
+.globl gate_own
+gate_own:
 	mov rdi, gs:[G_RDI]
 	mov rsi, gs:[G_RSI]
 	mov rdx, gs:[G_RDX]
+	mov r10, gs:[G_R10]
 	mov rax, gs:[G_R11]		# the guest's flags, for r11 as well
 	and r11, -0x8d6
 	movzx ecx, ah
@@ -631,15 +637,104 @@ gate_mask_after:
 	add al, 0x7f
 	sahf
 	mov eax, 0
-.globl gate_mask_done
-gate_mask_done:
-	mov rcx, gs:[NEXT]
+.globl gate_own_done
+gate_own_done:
+	mov ecx, gs:[PENDING]
+	jrcxz 1f
+0:	mov dword ptr gs:[INAGENT], 1
+	mov dword ptr gs:[KIND], KINDCALLED
+	jmp save
+1:	mov ecx, gs:[STEPPED]
+	jrcxz 1f
+	jmp 0b
+1:	mov rcx, gs:[NEXT]
 	mov gs:[S], rcx
-.globl gate_mask_lookup
-gate_mask_lookup:
+.globl gate_own_lookup
+gate_own_lookup:
 	jmp qword ptr [rcx*8+TBL]
 
+# mprotect(addr rdi, len rsi, prot rdx) of a toggle, see package abi, without the supervisor. All signals are put off from
+# gate_protect_taken on.
+.globl gate_protect
+gate_protect:
+	cmp byte ptr [FILTERED], 0
+	jne gate_handoff
+	lea rax, [rdx-1]		# PROT_READ, with or without PROT_WRITE and PROT_EXEC
+	test rax, -7
+	jnz gate_handoff
+	lea rax, [rsi+0xfff]
+	and rax, -0x1000
+	mov ecx, gs:[TOGGLE]
+0:	test ecx, ecx
+	jz gate_handoff
+	cmp [rcx+TOGGLELO], rdi
+	jne 1f
+	cmp [rcx+TOGGLELEN], rax
+	je 2f
+1:	mov ecx, [rcx+TOGGLENEXT]
+	jmp 0b
+2:	mov dword ptr gs:[INAGENT], 1
+.globl gate_protect_taken
+gate_protect_taken:
+	mov gs:[G_RDI], rdi
+	mov gs:[G_RSI], rsi
+	mov gs:[G_RDX], rdx
+	mov gs:[G_R10], r10
+	mov gs:[G_R11], r11
+	mov r10d, ecx
+	mov esi, gs:[SLOT]
+	or esi, TOGGLEBUSY
+	mov rcx, rax
+	mov eax, TOGGLEIDLE
+	lock cmpxchg [r10+TOGGLESTATE], esi
+	jne gate_protect_handoff
+	cmp [r10+TOGGLELO], rdi		# while it wasn't taken it may have become another one
+	jne 3f
+	cmp [r10+TOGGLELEN], rcx
+	jne 3f
+	mov rsi, gs:[G_RSI]
+	and edx, 3
+	mov eax, 10			# mprotect
+	syscall
+	mov edx, gs:[G_RDX]
+	mov esi, gs:[SLOT]
+	or esi, TOGGLEBUSY
+	test eax, eax
+	jnz 3f
+	mov ecx, edx
+	and ecx, 4			# PROT_EXEC
+	shl ecx, 5			# TOGGLEEXEC
+	or ecx, edx
+	movabs rdx, 0x0101010101010101
+	imul rcx, rdx
+	mov [r10+TOGGLEPROT], rcx
+	mov [r10+TOGGLEPROT+8], rcx
+	inc dword ptr [r10+TOGGLECOUNT]
+	xor edi, edi			# it is done
+	jmp 4f
+3:	mov edi, 1
+4:	mov eax, esi
+	mov ecx, TOGGLEIDLE
+	lock cmpxchg [r10+TOGGLESTATE], ecx
+	jne 5f
+	test edi, edi
+	jnz gate_protect_handoff
+	mov dword ptr gs:[INAGENT], 0
+.globl gate_protect_done
+gate_protect_done:
+	jmp gate_own
+5:	mov dword ptr [r10+TOGGLESTATE], TOGGLEFREE
+gate_protect_handoff:
+	mov rdi, gs:[G_RDI]
+	mov rsi, gs:[G_RSI]
+	mov rdx, gs:[G_RDX]
+	mov r10, gs:[G_R10]
+	mov r11, gs:[G_R11]
+	jmp gate_handoff
+
 	.balign 8
+.globl data
+data:
 second:	.quad 1, 0			# struct timespec: how often a waiting thread looks whether the supervisor lives
 blockmask: .quad BLOCKMASK
 blockall: .quad -1

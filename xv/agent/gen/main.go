@@ -41,7 +41,10 @@ var symbols = map[string]int64{
 	"OPRESUME": abi.OpResume, "OPREMOTE": abi.OpRemote, "OPSIGRETURN": abi.OpSigreturn,
 	"OPGATE": abi.OpGate, "OPCLONE": abi.OpClone, "OPEXEC": abi.OpExec, "OPEXIT": abi.OpExit, "OPFINISH": abi.OpFinish, "OPATTEMPT": abi.OpAttempt, "OPINT80": abi.OpInt80, "OPRAISE": abi.OpRaise,
 	"REAPERPIDS": abi.ReaperPIDs, "GUARDLO": abi.GuardLo, "GUARDSIZE": abi.GuardSize, "PASSGUARDED": abi.PassGuarded,
-	"PASSOPEN": abi.PassOpen, "SCRATCH": abi.Scratch,
+	"PASSOPEN": abi.PassOpen, "SCRATCH": abi.Scratch, "KINDCALLED": abi.KindCalled,
+	"TOGGLE": abi.Toggle, "TOGGLELO": abi.ToggleLo, "TOGGLELEN": abi.ToggleLen, "TOGGLENEXT": abi.ToggleNext,
+	"TOGGLESTATE": abi.ToggleState, "TOGGLECOUNT": abi.ToggleCount, "TOGGLEPROT": abi.ToggleProt,
+	"TOGGLEFREE": abi.ToggleFree, "TOGGLEIDLE": abi.ToggleIdle, "TOGGLEBUSY": abi.ToggleBusy, "TOGGLEEXEC": abi.ToggleExec,
 	"BLOCKMASK": int64(blockMask), "DEAD": abi.Dead,
 }
 
