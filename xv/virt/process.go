@@ -65,7 +65,7 @@ type thread struct {
 	raising    *raising  // to be delivered by the trap at address 0 that was asked for
 	undo       *undo     // state before the system call that was just answered
 	passed     *passed   // the system call that it was let do, nil: none
-	attempting codeRange // what the mprotect in OpAttempt makes executable
+	attempting attempt   // the mprotect in OpAttempt
 	starting   func()    // what the first request of the thread does
 	held       []siginfo // signals of SyncMask that processes sent and the guest blocks
 	trap       trapWords // of the last fault that the guest saw

@@ -173,25 +173,6 @@ func (th *thread) finish(regs *registers, k call) {
 	th.reply(abi.OpFinish, 0)
 }
 
-// attempt ends a system call with the result of k, which doesn't sleep, if that is no error; else attempted gets it. r is the memory
-// that k is about.
-func (th *thread) attempt(regs *registers, k call, r codeRange) {
-	th.attempting = r
-	cache, err := th.jump(regs.rip)
-	if err != nil || cache == 0 { // see zero: nothing may follow but a missed branch
-		if errno := th.remote(k)[0]; errno < 0 {
-			th.attempted(regs, errno)
-		} else {
-			th.result(regs, errno)
-		}
-		return
-	}
-	th.resuming = *regs
-	th.ctx.setRegisters(regs, cache)
-	th.ctx.setCall(abi.Call, k)
-	th.reply(abi.OpAttempt, 0)
-}
-
 // gateCall ends a system call with the result of k, which may sleep and be interrupted.
 func (th *thread) gateCall(regs registers, k call) {
 	th.resuming = regs

@@ -135,11 +135,11 @@ func (as *addressSpace) readRanges() {
 	as.rangesMu.RLock()
 }
 
-// isTurn counts the mprotect k if it takes the permission to be executed from r, of which the rest of its protection is given. It reports
-// whether r is to become a toggle.
+// isTurn counts the mprotect k if it takes the permission to be executed from r, which has the new protection. It reports whether r is to
+// become a toggle.
 func (as *addressSpace) isTurn(k call, r codeRange) bool {
 	plain := r.prot == unix.PROT_READ || r.prot == unix.PROT_READ|unix.PROT_WRITE
-	if !plain || k.nr != unix.SYS_MPROTECT || k.args[2] != uint64(r.prot) || as.s.cfg.Trace != nil || as.unpassed.Load() || as.tools.active.Load() {
+	if !plain || k.nr != unix.SYS_MPROTECT || as.s.cfg.Trace != nil || as.unpassed.Load() || as.tools.active.Load() {
 		return false
 	}
 	volatile, shared := as.enter().volatile.covers(r.lo, r.hi)
