@@ -152,9 +152,9 @@ func PlaceOf(off uint64) Place {
 	case off > offGateFlags && off < offGateRestored, off >= offGateSlow && off <= offGateHandoff,
 		off >= offGateMask && off < offGateMaskSaved, off >= offGateProtect && off < offGateProtectTaken:
 		return BeforeCallFlags
-	case off == offGateLookup, off == offGateOwnLookup:
+	case off == offGateLookup, off == offGateWorkedLookup:
 		return AtLookup
-	case off >= offGateAfter && off < offGateSlow, off >= offGateOwnDone && off < offGateOwnLookup:
+	case off >= offGateAfter && off < offGateSlow, off >= offGateWorked && off < offGateWorkedLookup:
 		return AfterCall
 	case off == offGateAgain:
 		return BeforeCall
@@ -164,7 +164,7 @@ func PlaceOf(off uint64) Place {
 		return BeforeMask
 	case off >= offGateMaskAfter && off < offGateOwn:
 		return AfterMask
-	case off >= offGateOwn && off < offGateOwnDone, off == offGateProtectDone:
+	case off >= offGateOwn && off < offGateWorked, off == offGateProtectDone:
 		return AfterOwn
 	case off == offRaiseJump:
 		return Raising

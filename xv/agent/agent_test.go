@@ -86,8 +86,8 @@ func TestPlaces(t *testing.T) {
 		offMiss: AtMiss, offSpecial: AtSpecial, offGate: AtGate, offGateSyscall: BeforeCall, offGateAfter: AfterCall,
 		offGateFlags: BeforeCallRAX, offGateFlags + 1: BeforeCallFlags, offGateRestored: BeforeCallRAX, offGateSlow: BeforeCallFlags,
 		offGateLookup: AtLookup, offGateMask: BeforeCallFlags, offGateMaskSaved: BeforeMask, offGateMaskLoad: AtMaskAccess,
-		offGateMaskStore: AtMaskAccess, offGateMaskSyscall: BeforeMask, offGateMaskAfter: AfterMask, offGateOwn: AfterOwn, offGateOwnDone: AfterCall,
-		offGateOwnLookup: AtLookup, offGateProtect: BeforeCallFlags, offGateProtectTaken: Elsewhere, offGateProtectDone: AfterOwn, offGateAgain: BeforeCall, offGateHandoff: BeforeCallFlags, offRaiseJump: Raising,
+		offGateMaskStore: AtMaskAccess, offGateMaskSyscall: BeforeMask, offGateMaskAfter: AfterMask, offGateOwn: AfterOwn, offGateWorked: AfterCall,
+		offGateWorkedLookup: AtLookup, offGateProtect: BeforeCallFlags, offGateProtectTaken: Elsewhere, offGateProtectDone: AfterOwn, offGateAgain: BeforeCall, offGateHandoff: BeforeCallFlags, offRaiseJump: Raising,
 		offGate2Syscall: BeforeGate2, offGate2After: AfterGate2, offGate2Stored: StoredGate2, offResumeBegin: Resuming,
 		offResumeEnd: Elsewhere, offSighandler: Elsewhere,
 	} {

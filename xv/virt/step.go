@@ -69,4 +69,7 @@ func (th *thread) stepped(kind uint32) {
 		th.ctx.setU64(abi.RFLAGS, th.ctx.u64(abi.RFLAGS)|flagTF)
 	}
 	th.arrived = on && (kind == abi.KindMiss || kind == abi.KindSpecial)
+	if kind == abi.KindOpened || kind == abi.KindCalled { // it doesn't go on from where the kernel's iret left it
+		th.skipStep = false
+	}
 }

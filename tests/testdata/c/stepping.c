@@ -6,9 +6,10 @@
 extern char code_from[], code_to[];
 void code(void);
 long target(long);
-char text[64] = "abcdefghijklmnopqrstuvwxyz", copy[64];
+char root[] = "/", text[64] = "abcdefghijklmnopqrstuvwxyz", copy[64];
 uint64_t flags_seen;
 long counter;
+unsigned char *turned; // code that is made writable and executable in turn
 
 __asm__(".text\n.globl code, code_from, code_to, target\ncode:\n"
 	"push %rbx\npush %r12\n"
@@ -28,6 +29,14 @@ __asm__(".text\n.globl code, code_from, code_to, target\ncode:\n"
 	"mov $14, %eax\nxor %edi, %edi\nxor %esi, %esi\nxor %edx, %edx\nmov $8, %r10d\nsyscall\n" // rt_sigprocmask
 	"nop\n"
 	"mov $131, %eax\nxor %edi, %edi\nxor %esi, %esi\nsyscall\n" // sigaltstack
+	"nop\n"
+	"mov $2, %eax\nlea root(%rip), %rdi\nxor %esi, %esi\nsyscall\n" // open
+	"nop\n"
+	"mov %eax, %edi\nmov $3, %eax\nsyscall\n" // close
+	"nop\n"
+	"mov $10, %eax\nmov turned(%rip), %rdi\nmov $4096, %esi\nmov $3, %edx\nsyscall\n" // mprotect
+	"nop\n"
+	"mov $10, %eax\nmov $5, %edx\nsyscall\n"
 	"nop\n"
 	"pushf\npop flags_seen(%rip)\n"
 	"cld\nstd\ncld\n"
@@ -70,6 +79,13 @@ int main(void)
 	struct sigaction sa = {.sa_sigaction = on, .sa_flags = SA_SIGINFO};
 
 	CHECK(sigaction(SIGTRAP, &sa, NULL) == 0);
+	turned = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	turned[0] = 0xc3;
+	for (int i = 0; i < 40; i++) {
+		CHECK(mprotect(turned, 4096, PROT_READ | PROT_EXEC) == 0);
+		((void (*)(void))turned)();
+		CHECK(mprotect(turned, 4096, PROT_READ | PROT_WRITE) == 0);
+	}
 	// Twice: the second time everything is translated and linked.
 	for (int i = 0; i < 2; i++) {
 		counter = 0;

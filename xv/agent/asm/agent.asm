@@ -528,15 +528,11 @@ gate_open:
 	mov rdi, gs:[G_RDI]
 	mov r11, gs:[G_R11]
 	lea rcx, [rcx-0x9fa0]		# PROC_SUPER_MAGIC
-	jrcxz gate_opened
+	jrcxz 2f
 	mov dword ptr gs:[INAGENT], 0
-	mov ecx, gs:[PENDING]
-	jrcxz 1f
-gate_opened:
-	mov dword ptr gs:[INAGENT], 1
-	mov dword ptr gs:[KIND], KINDOPENED
+	jmp gate_worked
+2:	mov dword ptr gs:[KIND], KINDOPENED
 	jmp save
-1:	jmp gate_next
 .globl gate_slow
 gate_slow:
 	cmp rax, 14			# rt_sigprocmask
@@ -637,8 +633,9 @@ gate_own:
 	add al, 0x7f
 	sahf
 	mov eax, 0
-.globl gate_own_done
-gate_own_done:
+# What the guest did with TF set while signals were put off, or a signal that was, is for the supervisor. Flags must survive.
+.globl gate_worked
+gate_worked:
 	mov ecx, gs:[PENDING]
 	jrcxz 1f
 0:	mov dword ptr gs:[INAGENT], 1
@@ -649,8 +646,8 @@ gate_own_done:
 	jmp 0b
 1:	mov rcx, gs:[NEXT]
 	mov gs:[S], rcx
-.globl gate_own_lookup
-gate_own_lookup:
+.globl gate_worked_lookup
+gate_worked_lookup:
 	jmp qword ptr [rcx*8+TBL]
 
 # mprotect(addr rdi, len rsi, prot rdx) of a toggle, see package abi, without the supervisor. All signals are put off from
