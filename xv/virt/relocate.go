@@ -292,6 +292,7 @@ func (m *mover) prepare(r Relocation) error {
 	}
 	m.move = reloc.Move{From: from, To: to}
 	old := m.as.code
+	m.as.untoggle(old, 0, userLimit) // they have addresses of the home
 	switch {
 	case r.Discard:
 		m.code, err = old.successor(to)
