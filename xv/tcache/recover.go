@@ -66,17 +66,26 @@ func (s *Space) ReturnsTo(cache uint32) (orig uint64, ok bool) {
 	return p.r.returns[i].Addr, true
 }
 
-// Starts reports whether the translation of an original instruction starts at a cache address: a thread that comes there
-// has done the instruction before.
-func (s *Space) Starts(cache uint32) bool {
+// Starts reports whether the translation of an original instruction, or the check before it, starts at a cache address: a thread that
+// comes there has done the instruction before. inCheck says that it is behind the start of a check: it has done nothing since then.
+func (s *Space) Starts(cache uint32) (starts, inCheck bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.find(cache)
 	if p == nil || p.kind != pieceFragment {
-		return false
+		return false, false
 	}
 	m := s.mapOf(p.r)
-	return m != nil && m.Starts(cache-s.cfg.Base-p.off)
+	if m == nil {
+		return false, false
+	}
+	off := cache - s.cfg.Base - p.off
+	if p.r.reg.Checked && off >= p.r.bodies[0] {
+		if first, ok := m.Boundary(p.r.reg.Entry); ok && off < first {
+			return off == p.r.bodies[0], off > p.r.bodies[0]
+		}
+	}
+	return m.Starts(off), false
 }
 
 // IsStale reports whether a cache address lies in a stale fragment, or in an entry stub that leads to one.

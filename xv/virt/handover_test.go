@@ -21,7 +21,7 @@ func TestRecordComplete(t *testing.T) {
 		{Config{}, "Trace CacheSize StoreDir", "Path Argv Env Dir Files Ignored Limits Setpgid Warn OnFault"},
 		{process{}, "pid pidfd undumpable limits threads as actions", "s parent dead executing confining ignoredSet"},
 		{thread{}, "slot tid alt resuming waits away passed held op trap arrived skipStep confined",
-			"p ctx dead left cloning server looked answered parked busy zeroed target kicked kicking stopped weight absent step admitted hostMu inHost raising undo starting attempting"},
+			"p ctx dead left cloning server looked answered parked busy zeroed target kicked kicking stopped weight absent step admitted hostMu inHost raising undo starting attempting stepAt"},
 		{addressSpace{}, "code ranges protected aliases guardLo guardHi files readExec lockNew mdwe unpassed", "s mu closed unmapped moving rangesMu users tools next toggles"},
 		{codeSpace{}, "home upper far warm volatile", "s cache tables farMu covering space users generation asked"},
 		{signalStack{}, "sp flags size", ""},

@@ -71,6 +71,7 @@ type thread struct {
 	trap       trapWords // of the last fault that the guest saw
 	arrived    bool      // the guest is in single steps, and has done an instruction
 	skipStep   bool      // it is, and the next instruction that starts comes without a trap
+	stepAt     uint64    // where it was when the last trap of a step was none for the guest, 0: it was one
 
 	step     *step      // an instruction that it is let do, nil: none; see letThrough
 	admitted []toolPage // what is open for its system call

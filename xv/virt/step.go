@@ -42,14 +42,17 @@ func (th *thread) stepTrap(f frame, pos position, ev *event) bool {
 		return true
 	default:
 		c := th.p.as.enter()
-		starts := c.space.Starts(uint32(rip))
+		starts, inCheck := c.space.Starts(uint32(rip))
 		th.p.as.exit()
+		starts = starts || rip == th.stepAt // an iteration of a string instruction
 		if !starts || th.skipStep {
-			th.skipStep = th.skipStep && !starts
+			th.skipStep = inCheck || th.skipStep && !starts
+			th.stepAt = rip
 			th.stepOn(f)
 			return true
 		}
 	}
+	th.stepAt = 0
 	th.arrived = false
 	ev.fault = true
 	return false
@@ -61,7 +64,7 @@ func (th *thread) stepOn(f frame) {
 }
 
 // stepped takes note that the guest was in single steps when it entered the agent by a request of the
-// given kind. A branch or an instruction that is emulated is done when the thread goes on.
+// given kind. A branch or an instruction that is emulated is done when the thread goes on, a check has done nothing.
 func (th *thread) stepped(kind uint32) {
 	on := th.ctx.u32(abi.Stepped) != 0
 	if on {
@@ -69,6 +72,11 @@ func (th *thread) stepped(kind uint32) {
 		th.ctx.setU64(abi.RFLAGS, th.ctx.u64(abi.RFLAGS)|flagTF)
 	}
 	th.arrived = on && (kind == abi.KindMiss || kind == abi.KindSpecial)
+	if th.arrived && kind == abi.KindMiss {
+		_, isCheck := th.p.as.enter().space.CheckAt(th.ctx.u32(abi.Stub))
+		th.p.as.exit()
+		th.arrived = !isCheck
+	}
 	if kind == abi.KindOpened || kind == abi.KindCalled { // it doesn't go on from where the kernel's iret left it
 		th.skipStep = false
 	}

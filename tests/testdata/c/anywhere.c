@@ -50,6 +50,10 @@ __asm__(".pushsection .blob, \"awx\", @progbits\n.balign 4096\n.globl blob, blob
 	"masked_to: syscall\nnop\n"
 	"mov $131, %eax\nmov $0, %edi\nmov $0, %esi\nsyscall\nnop\n"
 	"mov $14, %eax\nmov $2, %edi\nlea data+96(%rip), %rsi\nmov $0, %edx\nsyscall\nnop\n"
+	// What the agent looks at, and what it does itself: a file, code that is made writable and executable in turn.
+	"mov $2, %eax\nlea root(%rip), %rdi\nmov $0, %esi\nsyscall\nnop\nmov %eax, %edi\nmov $3, %eax\nsyscall\nnop\n"
+	"mov $10, %eax\nlea turned(%rip), %rdi\nmov $4096, %esi\nmov $3, %edx\nstc\nsyscall\nnop\n"
+	"mov $10, %eax\nmov $5, %edx\nsyscall\nnop\ncall turned\n"
 	"mov $0, %ecx\nmov $0, %r11d\n"
 	"jmp *back(%rip)\n"
 	"away: nop\nud2\n"
@@ -57,9 +61,9 @@ __asm__(".pushsection .blob, \"awx\", @progbits\n.balign 4096\n.globl blob, blob
 	"two: mov 8(%rsp), %rax\nadd 16(%rsp), %rax\nret $16\n"
 	"deep: dec %edi\njz 8f\ncall deep\n8: ret\n"
 	".balign 4096\n"
-	"data: .skip 512\nusr1: .quad 0x200\n.globl back\nback: .quad 0\n.skip 3000\nstack_top: .skip 256\n"
-	".balign 4096\nblob_end:\n.popsection\n");
-extern char back[];
+	"data: .skip 512\nusr1: .quad 0x200\n.globl back\nback: .quad 0\nroot: .asciz \"/\"\n.skip 3000\nstack_top: .skip 256\n"
+	".balign 4096\n.globl turned\nturned: ret\n.balign 4096\nblob_end:\n.popsection\n");
+extern char back[], turned[];
 
 // enter runs the code of a blob at rdi and comes back by the address that is
 // stored in it.
@@ -181,6 +185,8 @@ static void rounds(char *at, long want)
 {
 	base = at;
 	*(char **)(at + (back - blob)) = enter_back;
+	for (int i = 0; i < 40; i++)
+		CHECK(mprotect(at + (turned - blob), 4096, i % 2 ? PROT_READ | PROT_EXEC : PROT_READ | PROT_WRITE) == 0);
 	CHECK(syscall(SYS_arch_prctl, ARCH_SET_GS, gs_area) == 0);
 	__asm__ volatile("movq %0, %%xmm9" : : "r"(0x999900000001ull) : "xmm9");
 	if (!learned) {
