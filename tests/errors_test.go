@@ -132,6 +132,8 @@ func TestCommandLine(t *testing.T) {
 		{name: "stats-status", args: []string{"-stats", "sh", "-c", "exit 9"}, status: 9, stderr: "(?i)regions"},
 		{name: "trace", args: []string{"-v", "echo", "hi"}, stdout: "^hi\n$", stderr: "mmap"},
 		{name: "trace-file", args: []string{"-v", "-o", "trace", "echo", "hi"}, stdout: "^hi\n$", stderr: "^$", file: "trace"},
+		{name: "trace-full", args: []string{"-v", "-o", "/dev/full", "sh", "-c", "exit 9"}, status: 9, stderr: "^xvrun: warning: the trace .*/dev/full: no space.*\n$"},
+		{name: "stats-full", args: []string{"-stats", "-trap-print", "-o", "/dev/full", "echo", "hi"}, stdout: "^hi\n$", stderr: "^xvrun: warning: the report .*/dev/full: no space.*\n$"},
 		{name: "version", args: []string{"-version"}, stdout: "xv"},
 		{name: "help", args: []string{"-h"}, stdout: "(?is)usage.*-stats.*example"},
 	} {

@@ -74,8 +74,8 @@ type Cmd struct {
 	OnStop func(sig syscall.Signal)
 
 	// OnWarning is called with what will not be as in a native run: a program
-	// that the guest executes runs without the rights of its set-user-ID bit. It
-	// is one line for the user. Calls come from other goroutines, one at a time,
+	// that the guest executes runs without the rights of its set-user-ID bit; and,
+	// once, with the error of a write to Trace. It is one line for the user. Calls come from other goroutines, one at a time,
 	// also while Start runs.
 	OnWarning func(text string)
 

@@ -145,12 +145,12 @@ func run(args []string) (end outcome) {
 	case o.version:
 		return show("xvrun " + version() + "\n")
 	}
-	report := os.Stderr
+	report := &report{File: os.Stderr}
 	if o.output != "" {
-		if report, err = os.Create(o.output); err != nil {
+		if report.File, err = os.Create(o.output); err != nil {
 			return fail(err)
 		}
-		defer report.Close()
+		defer report.close()
 	}
 
 	cmd := xv.Command(o.program[0], o.program[1:]...)
@@ -159,9 +159,9 @@ func run(args []string) (end outcome) {
 	}
 	inherited.pass(cmd)
 	cmd.Options.StoreDir = o.store
-	cmd.OnWarning = func(text string) { fmt.Fprintf(os.Stderr, "xvrun: warning: %s\n", text) }
+	cmd.OnWarning = warn
 	if o.verbose {
-		cmd.Trace = report
+		cmd.Trace = report.File // what outlives the program goes on with it
 	}
 	if o.trapPrint {
 		cmd.OnFault(trap.Filter{}, trapPrinter(report))
@@ -202,6 +202,9 @@ func fail(err error) outcome {
 	}
 	return outcome{status: e.ExitStatus}
 }
+
+// warn tells the user something that doesn't change how xvrun ends.
+func warn(text string) { fmt.Fprintf(os.Stderr, "xvrun: warning: %s\n", text) }
 
 func show(text string) outcome {
 	if _, err := io.WriteString(os.Stdout, text); err != nil {

@@ -27,7 +27,7 @@ type Config struct {
 	Dir       string           // working directory; "": the caller's
 	Files     []*os.File       // descriptors 0, 1, ...; nil: closed
 	Trace     io.Writer        // trace of translation and system calls; nil: none
-	Warn      func(string)     // called with what will differ from a native run, one call at a time; nil: not
+	Warn      func(string)     // called with what will differ from a native run and with the first error of Trace, one call at a time; nil: not
 	CacheSize int              // bytes of the translation cache; 0: the largest
 	StoreDir  string           // where translations are kept for later runs; "": nowhere
 	Ignored   []syscall.Signal // signals that the first process ignores

@@ -17,7 +17,7 @@ func TestRecordComplete(t *testing.T) {
 	}{
 		{Session{}, "cfg agent contexts reaper started slots nextSlot processes xfeatures mayLack",
 			"store bells nothing togglePool mu free births fewer first left stop failure settling handing closed draining resting ended status " +
-				"counters traceMu deaths untied"},
+				"counters traceMu traceLost deaths untied"},
 		{Config{}, "Trace CacheSize StoreDir", "Path Argv Env Dir Files Ignored Limits Setpgid Warn OnFault"},
 		{process{}, "pid pidfd undumpable limits threads as actions", "s parent dead executing confining ignoredSet"},
 		{thread{}, "slot tid alt resuming waits away passed held op trap arrived skipStep confined",

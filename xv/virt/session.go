@@ -59,6 +59,7 @@ type Session struct {
 	mayLack   atomic.Bool   // pages of guests may be absent, see userfaultfd
 	xfeatures atomic.Uint64 // components of the extended state in signal frames, as the kernel says
 	traceMu   sync.Mutex
+	traceLost bool // a write to Config.Trace has failed; guarded by traceMu
 	deaths    *deathWatch
 }
 
@@ -298,7 +299,11 @@ func (s *Session) trace(format string, args ...any) {
 	}
 	s.traceMu.Lock()
 	defer s.traceMu.Unlock()
-	io.WriteString(s.cfg.Trace, fmt.Sprintf("%.6f ", time.Since(s.started).Seconds())+fmt.Sprintf(format, args...)+"\n")
+	_, err := io.WriteString(s.cfg.Trace, fmt.Sprintf("%.6f ", time.Since(s.started).Seconds())+fmt.Sprintf(format, args...)+"\n")
+	if err != nil && !s.traceLost && s.cfg.Warn != nil {
+		s.traceLost = true
+		s.cfg.Warn(fmt.Sprintf("the trace is not complete: %v", err))
+	}
 }
 
 // runFirst starts the first process and waits for its end, on an OS thread of its own: the kernel makes the
