@@ -104,6 +104,24 @@ func TestWatchReadsOnly(t *testing.T) {
 	}
 }
 
+// A guest ends with an error if a watched page can't be opened for an access, instead of faulting for ever.
+func TestWatchNoRoom(t *testing.T) {
+	t.Parallel()
+	cmd, out := guest(t, "c/paged.c", "full")
+	asked(cmd, func(op uint64, m xv.Memory) {
+		if _, err := cmd.Process.Watch(m, trap.Write, func(*trap.Context) trap.Action { return trap.Proceed }); err != nil {
+			t.Error(err)
+		}
+	})
+	err := cmd.Run()
+	if out.String() == "no limit\n" {
+		t.Skip("vm.max_map_count is larger than this test")
+	}
+	if err == nil || !strings.Contains(err.Error(), "watched memory") || !errors.Is(err, syscall.ENOMEM) || out.String() != "full\n" {
+		t.Errorf("%v, output %q", err, out)
+	}
+}
+
 // Each iteration of a string instruction is an access.
 func TestWatchString(t *testing.T) {
 	t.Parallel()

@@ -153,14 +153,22 @@ func (th *thread) letThrough(f frame, t *pageTool, page uint64, regs registers) 
 	th.returnTo(f, regs)
 }
 
-// openPage is letIn for all callers that don't hold mu.
+// openPage is letIn for all callers that don't hold mu. If the kernel does not let it, the guest ends: it could not go on, or uses of
+// the pages would go unseen. It has no room for more mappings then (vm.max_map_count).
 func (th *thread) openPage(t *pageTool, lo, hi uint64, n int) {
 	ts := &t.as.tools
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	if err := t.letIn(th, lo, hi, n); err != nil {
-		th.p.s.trace("%d: page tools: %v", th.tid, err)
+	err := t.letIn(th, lo, hi, n)
+	if err == nil || th.holeFrom(lo) < hi { // unmapped meanwhile
+		return
 	}
+	what := "let through to"
+	if n < 0 {
+		what = "kept from"
+	}
+	th.p.s.fail(th.p, fmt.Errorf("process %d: a thread can't be %s watched memory at %#x: %w", th.p.pid, what, lo, err))
+	panic(gone{})
 }
 
 // flagsOp is the opcode of the instruction at addr if it is pushf or popf.

@@ -341,6 +341,25 @@ static void outside(void) {
 	puts("seen");
 }
 
+// One page of several that are watched is used when the kernel has no room for more mappings: opening it would split one.
+static void full(void) {
+	enum { most = 1 << 19 };
+	char *m = memory(8);
+	host(start, m + 2 * page, 4 * page);
+	char *many = mmap(0, (size_t)most * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	int i = 0;
+	while (i < most && mprotect(many + (size_t)i * page, page, PROT_READ) == 0)
+		i += 2;
+	if (i >= most || errno != ENOMEM) {
+		puts("no limit");
+		return;
+	}
+	puts("full");
+	fflush(stdout);
+	m[3 * page] = 1;
+	puts("used");
+}
+
 int main(int argc, char **argv) {
 	static const struct {
 		const char *name;
@@ -348,7 +367,7 @@ int main(int argc, char **argv) {
 	} modes[] = {
 		{"watch", watch}, {"string", string}, {"protect", protect}, {"calls", calls}, {"paging", paging},
 		{"bad", badPaging}, {"code", pagedCode}, {"dirty", dirty}, {"mapping", mapping}, {"generated", generated}, {"threads", threads},
-		{"outside", outside}, {"failed", failed}, {"answers", answers}, {"stepping", stepping},
+		{"outside", outside}, {"failed", failed}, {"answers", answers}, {"stepping", stepping}, {"full", full},
 	};
 	for (unsigned i = 0; i < sizeof modes / sizeof *modes; i++)
 		if (argc > 1 && strcmp(argv[1], modes[i].name) == 0) {
