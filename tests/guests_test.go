@@ -117,7 +117,7 @@ var guests = []guest{
 	{src: "c/manymaps.c"},
 	{src: "c/pokes.c", kinds: glibc},
 	{src: "c/uring.c", kinds: glibc},
-	{src: "c/uffd.c", kinds: glibc, flags: []string{"-lm"}},
+	{src: "c/uffd.c", kinds: glibc, flags: []string{"-lm"}, runs: []run{{name: "call"}, {name: "user", args: []string{"user"}}, {name: "device", args: []string{"device"}}}},
 	{src: "c/shm.c", kinds: glibc},
 	{src: "c/alignment.c"},
 	{src: "c/dlopen.c", kinds: []harness.Kind{harness.NoPIE, harness.PIE}, flags: []string{"-ldl"}, runs: []run{{name: "few"}, {name: "many", args: []string{"x"}}}},

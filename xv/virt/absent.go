@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"xvrun/xv/agent/abi"
 )
 
 // A page that a userfaultfd fills, or the host (see pagerTool), is absent until some thread of the guest has filled it, and whoever reads it waits for that. The
@@ -18,6 +20,13 @@ import (
 func (th *thread) userfaultfd(regs *registers) {
 	th.p.s.mayLack.Store(true)
 	th.finish(regs, call{unix.SYS_USERFAULTFD, th.args(regs)})
+}
+
+// noteIoctl does it for an ioctl, which may be one of /dev/userfaultfd.
+func (th *thread) noteIoctl(k call) {
+	if k.nr == unix.SYS_IOCTL && uint32(k.args[1]) == abi.IoctlHandedOff {
+		th.p.s.mayLack.Store(true)
+	}
 }
 
 // hasPages reports whether the pages of [lo, hi) can be read without waiting. If not, it notes the first that can't.
@@ -70,8 +79,10 @@ func (th *thread) awaitPage() bool {
 		}
 		return err == nil
 	}
-	copy(th.ctx.scratch(), make([]byte, 16)) // struct timespec: don't wait for the futex
-	const futexWaitPrivate = 0 | 128
-	r := th.remote(call{unix.SYS_FUTEX, [6]uint64{page, futexWaitPrivate, 0, th.ctx.scratchAddr()}})[0]
-	return r != -int64(unix.EFAULT)
+	// The handler has the original state, and asks the cache again.
+	th.parked.Store(true)
+	defer th.parked.Store(false)
+	th.server.leave()
+	defer th.server.enter()
+	return th.touch(page)
 }

@@ -311,11 +311,11 @@ func (th *thread) reply(op uint32, count int) {
 	switch op {
 	case abi.OpGate, abi.OpClone, abi.OpExec:
 		th.away.Store(true)
-	case abi.OpRemote:
+	case abi.OpRemote, abi.OpTouch:
 	default:
 		th.answered.Store(th.looked)
 	}
-	if op != abi.OpRemote {
+	if op != abi.OpRemote && op != abi.OpTouch {
 		th.op = op
 	}
 	switch op {
@@ -337,7 +337,6 @@ func (th *thread) reply(op uint32, count int) {
 // remote lets th perform system calls and returns their results. It panics with gone if th dies.
 func (th *thread) remote(calls ...call) []int64 {
 	results := make([]int64, 0, len(calls))
-	state := word32(th.ctx.mem, abi.State)
 	for len(calls) > 0 {
 		n := min(len(calls), abi.MaxVector)
 		for i, k := range calls[:n] {
@@ -345,18 +344,33 @@ func (th *thread) remote(calls ...call) []int64 {
 		}
 		th.server.yield()
 		th.reply(abi.OpRemote, n)
-		for st := state.Load(); st != abi.StateDone; st = state.Load() {
-			if th.p.dead.Load() || th.dead.Load() {
-				panic(gone{})
-			}
-			futexWait(state, st, &unix.Timespec{Nsec: 20e6})
-		}
+		th.awaitDone()
 		for i := range n {
 			results = append(results, int64(th.ctx.u64(abi.Vector+i*abi.CallSize+callResult)))
 		}
 		calls = calls[n:]
 	}
 	return results
+}
+
+// awaitDone waits until th has done what OpRemote or OpTouch asks for. It panics with gone if th dies.
+func (th *thread) awaitDone() {
+	state := word32(th.ctx.mem, abi.State)
+	for st := state.Load(); st != abi.StateDone; st = state.Load() {
+		if th.p.dead.Load() || th.dead.Load() {
+			panic(gone{})
+		}
+		futexWait(state, st, &unix.Timespec{Nsec: 20e6})
+	}
+}
+
+// touch lets th read a byte of its memory in user mode, where it waits for the page as long as that takes, which may be for ever. It reports
+// whether there is one.
+func (th *thread) touch(addr uint64) bool {
+	th.ctx.setCall(abi.Call, call{args: [6]uint64{addr}})
+	th.reply(abi.OpTouch, 0)
+	th.awaitDone()
+	return th.ctx.u64(abi.Call+callResult) == 0
 }
 
 // remoteErr is remote for calls that must succeed together: the error names the first that failed.

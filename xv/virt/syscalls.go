@@ -71,6 +71,8 @@ func (s *Session) passes(nr int) byte {
 	switch nr {
 	case unix.SYS_READV, unix.SYS_PREADV, unix.SYS_PREADV2, unix.SYS_PROCESS_VM_READV, unix.SYS_RECVMSG, unix.SYS_RECVMMSG:
 		return abi.PassGuarded
+	case unix.SYS_IOCTL:
+		return abi.PassIoctl
 	}
 	return abi.Pass
 }
@@ -126,6 +128,7 @@ func (th *thread) systemCall() {
 		return
 	}
 	k := call{uintptr(nr), th.args(&regs)}
+	th.noteIoctl(k)
 	if memFileCalls[nr] && th.writeMemFile(&regs, k) {
 		return
 	}

@@ -41,12 +41,22 @@ static void *fill(void *arg)
 
 static int call(int page, int off) { return ((int (*)(void))(p + 4096 * page + off))(); }
 
-int main(void)
+// open1 opens a userfaultfd: by the system call, for faults of user mode only, or by the device.
+static int open1(const char *how)
+{
+	if (strcmp(how, "device") == 0) {
+		int dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+		return dev < 0 ? -1 : ioctl(dev, 0xaa00 /* USERFAULTFD_IOC_NEW */, O_CLOEXEC);
+	}
+	return syscall(SYS_userfaultfd, O_CLOEXEC | (strcmp(how, "user") == 0 ? 1 /* UFFD_USER_MODE_ONLY */ : 0));
+}
+
+int main(int argc, char **argv)
 {
 	struct uffdio_api api = {.api = UFFD_API};
 	pthread_t t;
 	long sum = 0;
-	uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	uffd = open1(argc > 1 ? argv[1] : "");
 	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api) < 0) { // not permitted here
 		puts("not permitted");
 		return 0;

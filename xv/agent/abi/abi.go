@@ -170,8 +170,12 @@ const (
 	PassNever   = 0 // hand it to the supervisor
 	Pass        = 1 // straight to the kernel, unless an argument lies in the guarded range
 	PassOpen    = 2 // the same, and look at the file that it opens
+	PassIoctl   = 4 // the same as Pass, unless the second argument is IoctlHandedOff
 	PassGuarded = 3 // the same as Pass, but not while there is a guarded range: it stores through pointers in memory
 )
+
+// IoctlHandedOff is USERFAULTFD_IOC_NEW of linux/userfaultfd.h.
+const IoctlHandedOff = 0xaa00
 
 // Op of an answer.
 const (
@@ -186,6 +190,7 @@ const (
 	OpFinish    = 8  // the system call in Call, its result to the guest's rax, and resume
 	OpRaise     = 10 // continue at address 0, with all signals blocked but those that instructions raise
 	OpAttempt   = 11 // OpFinish, but an error is reported with KindDone instead
+	OpTouch     = 12 // read a byte at the first argument of Call, whose result is 0 or an error; then as OpRemote
 )
 
 // BlockMask is the kernel mask of the agent: everything but the signals that instructions raise

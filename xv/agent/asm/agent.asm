@@ -136,6 +136,8 @@ replied:
 	je sigreturn
 	cmp eax, OPREMOTE
 	je remote
+	cmp eax, OPTOUCH
+	je touch
 	cmp eax, OPGATE
 	je gate2
 	cmp eax, OPCLONE
@@ -163,6 +165,19 @@ remote:
 	mov eax, 202			# futex
 	syscall
 	jmp wait
+
+# The thread reads a byte at the address in the context's call, and then does as remote: it waits for a page that another thread has to fill
+# (userfaultfd). The result is 0; memory that cannot be read faults, see fault.
+touch:
+	mov rax, [rbx+CALL+8]
+touch_load:
+	mov al, [rax]
+	xor eax, eax
+0:	mov [rbx+CALL+56], rax
+	jmp remote
+touch_failed:
+	mov rax, -14			# EFAULT
+	jmp 0b
 
 # The same by the 32-bit entry.
 int80:
@@ -436,7 +451,13 @@ fault:
 	and qword ptr [rdx+176], -0x101
 	mov dword ptr gs:[STEPPED], 1
 	jmp 1b
-2:	mov gs:[FRAME], rsp
+2:	lea rcx, [rip+touch_load]
+	cmp rax, rcx
+	jne 3f
+	lea rcx, [rip+touch_failed]
+	mov [rdx+168], rcx
+	jmp 1b
+3:	mov gs:[FRAME], rsp
 	mov dword ptr gs:[KIND], KINDFAULT
 	jmp handoff
 
@@ -462,6 +483,9 @@ gate_flags:
 	jae gate_slow
 	cmp byte ptr [rcx+PASS], 0
 	je gate_slow
+	cmp byte ptr [rcx+PASS], PASSIOCTL
+	je gate_ioctl
+gate_passed:
 	cmp qword ptr gs:[GUARDSIZE], 0
 	je 1f
 	cmp byte ptr [rax+PASS], PASSGUARDED
@@ -539,6 +563,10 @@ gate_slow:
 	je gate_mask
 	cmp rax, 10			# mprotect
 	je gate_protect
+	jmp gate_handoff
+gate_ioctl:
+	cmp esi, IOCTLHANDEDOFF
+	jne gate_passed
 .globl gate_handoff
 gate_handoff:
 	mov dword ptr gs:[INAGENT], 1
