@@ -152,7 +152,7 @@ func (h *hostView) alive(f func() error) error {
 	defer h.th.hostMu.Unlock()
 	h.th.inHost = true
 	defer func() { h.th.inHost = false }()
-	return h.th.survive(f)
+	return survive(f)
 }
 
 func (h *hostView) ReadMemory(addr uint64, p []byte) (n int) {

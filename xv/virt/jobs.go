@@ -40,7 +40,7 @@ func (as *addressSpace) onThread(f func(th *thread) error) error {
 		mu.Lock()
 		js.mu.Unlock()
 		defer mu.Unlock()
-		return th.survive(func() error { return f(th) })
+		return survive(func() error { return f(th) })
 	}
 	js.list = append(js.list, j)
 	js.pending.Add(1)
@@ -94,7 +94,7 @@ func (th *thread) doJobs() {
 		js.list = js.list[1:]
 		js.pending.Add(-1)
 		js.mu.Unlock()
-		err := th.survive(func() error { return j.do(th) })
+		err := survive(func() error { return j.do(th) })
 		j.done <- err
 		if th.dead.Load() || th.p.dead.Load() {
 			panic(gone{})
@@ -102,8 +102,8 @@ func (th *thread) doJobs() {
 	}
 }
 
-// survive turns the death of the thread in f into an error.
-func (th *thread) survive(f func() error) (err error) {
+// survive turns the end of the thread or address space that f uses into os.ErrProcessDone.
+func survive(f func() error) (err error) {
 	defer func() {
 		switch r := recover().(type) {
 		case nil:
@@ -167,16 +167,11 @@ func (s *Session) tool(pid int, addr, length uint64, t *pageTool) (PageTool, err
 
 // isReserved is reserved for callers that are no handlers. The error is os.ErrProcessDone.
 func (as *addressSpace) isReserved(lo, hi uint64) (yes bool, err error) {
-	defer func() {
-		switch r := recover().(type) {
-		case nil:
-		case gone:
-			err = os.ErrProcessDone
-		default:
-			panic(r)
-		}
-	}()
-	return as.reserved(lo, hi), nil
+	err = survive(func() error {
+		yes = as.reserved(lo, hi)
+		return nil
+	})
+	return yes, err
 }
 
 // Watch calls f at accesses of memory; see package xv for this and the following.

@@ -8,14 +8,15 @@
 .intel_syntax noprefix
 .text
 
-# The system call in the context's call, without its last argument.
-.macro load_call
-	mov rax, [rbx+CALL]
-	mov rdi, [rbx+CALL+8]
-	mov rsi, [rbx+CALL+16]
-	mov rdx, [rbx+CALL+24]
-	mov r10, [rbx+CALL+32]
-	mov r8, [rbx+CALL+40]
+# The number and arguments of the system call at an address.
+.macro load_call at
+	mov rax, [\at]
+	mov rdi, [\at+8]
+	mov rsi, [\at+16]
+	mov rdx, [\at+24]
+	mov r10, [\at+32]
+	mov r8, [\at+40]
+	mov r9, [\at+48]
 .endm
 
 # rt_sigprocmask: the kernel's mask is the one at rsi.
@@ -117,13 +118,7 @@ replied:
 	lea r14, [rbx+VECTOR]
 1:	test r12d, r12d
 	jz 2f
-	mov rax, [r14]
-	mov rdi, [r14+8]
-	mov rsi, [r14+16]
-	mov rdx, [r14+24]
-	mov r10, [r14+32]
-	mov r8, [r14+40]
-	mov r9, [r14+48]
+	load_call r14
 	syscall
 	mov [r14+56], rax
 	add r14, 64
@@ -195,8 +190,7 @@ int80:
 
 # A system call that does not sleep, whose result goes to the guest.
 finish:
-	load_call
-	mov r9, [rbx+CALL+48]
+	load_call rbx+CALL
 	syscall
 	mov gs:[G_RAX], rax
 	cmp dword ptr [rbx+OP], OPATTEMPT
@@ -291,8 +285,7 @@ gate2_begin:
 	cmp dword ptr [rbx+PENDING], 0
 	jne deferred
 	apply_mask
-	load_call
-	mov r9, [rbx+CALL+48]
+	load_call rbx+CALL
 	mov dword ptr [rbx+INGATE], 1
 .globl gate2_syscall
 gate2_syscall:
@@ -314,8 +307,7 @@ clone:
 	jmp block
 6:	mov r12, [rbx+CHILD]
 	mov dword ptr [rbx+SETMASK], 1
-	load_call
-	mov r9, [rbx+CALL+48]
+	load_call rbx+CALL
 	syscall
 	test rax, rax
 	jz 7f
@@ -353,7 +345,7 @@ exec:
 	mov rax, -512			# ERESTARTSYS: first the signal that was put off
 	cmp dword ptr [rbx+PENDING], 0
 	jne exec_failed
-	load_call
+	load_call rbx+CALL
 	syscall
 .globl exec_failed
 exec_failed:
