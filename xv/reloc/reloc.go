@@ -1,3 +1,5 @@
+//go:build !plan9
+
 // Package reloc says what becomes of addresses when the virtualization state of an address space moves to another home: where
 // there is a place for it, and what words of a thread's context, registers and memory change. It only computes; package
 // virt stops the threads and does it.
