@@ -37,7 +37,7 @@ flags:
   -stats     print counters when the program has ended, on standard error
   -relocate-every D
              move all of xv in the program's memory to another address each
-             time D has passed, as 1ms or 2s: a test of xv
+             time that the program has run for D, as 1ms or 2s: a test of xv
   -store DIR keep translations in DIR for later runs, "" for nowhere (default:
              xvrun in $XDG_CACHE_HOME or ~/.cache)
   -o FILE    write the trace, the faults and the counters to FILE instead

@@ -12,19 +12,17 @@ import (
 	"xvrun/xv"
 )
 
-// relocateEvery moves what xv has in the guest each time d has passed, until the function that it returns is called.
+// relocateEvery moves what xv has in the guest each time that it has run for d, until the function that it returns is called.
 func relocateEvery(p *xv.Process, d time.Duration) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		tick := time.NewTicker(d)
-		defer tick.Stop()
 		for {
 			select {
 			case <-ctx.Done():
 				return
-			case <-tick.C:
+			case <-time.After(d):
 			}
 			_, err := p.Relocate(ctx, xv.Relocation{})
 			if err != nil && !errors.Is(err, os.ErrProcessDone) && ctx.Err() == nil {

@@ -261,7 +261,12 @@ func (m *mover) known(list []*thread) bool {
 		case th.busy.Load() || th.step != nil:
 			return false
 		case th.waits.Load():
-			if !home.InAgent(h.regs.Rip) {
+			// With another stack pointer it is in the agent's handler of a signal that came since: see defer in agent.asm.
+			sp := home.Slot(th.slot) + abi.AgentStack
+			if th.ctx.u32(abi.Kind) == abi.KindSignal {
+				sp = th.ctx.u64(abi.Frame)
+			}
+			if !home.InAgent(h.regs.Rip) || h.regs.Rsp != sp {
 				return false
 			}
 		case !inCall || th.ctx.u32(abi.State) != abi.StateRun:
