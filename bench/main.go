@@ -79,6 +79,11 @@ func bench(ctx context.Context, rounds int, gate bool, only string) error {
 			fmt.Printf("%-8s skipped: %v\n", "trapgc", err)
 		}
 	}
+	if !gate && (only == "" || slices.Contains(strings.Split(only, ","), "relocate")) {
+		if err := relocate(ctx, rounds); err != nil {
+			fmt.Printf("%-8s skipped: %v\n", "relocate", err)
+		}
+	}
 	if len(exceeded) > 0 {
 		return fmt.Errorf("regression: %s", strings.Join(exceeded, "; "))
 	}

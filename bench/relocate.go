@@ -1,0 +1,100 @@
+//go:build !plan9
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	"xvrun/xv"
+)
+
+// moved is a program that is moved: it says "ready", computes until its input ends, and has a number of threads that wait meanwhile.
+const moved = `
+import sys, threading
+for name in sys.argv[2].split(","):
+    if name: __import__(name)
+ended = threading.Event()
+threads = [threading.Thread(target=ended.wait) for i in range(int(sys.argv[1]))]
+for t in threads: t.start()
+def compute():
+    while not ended.is_set(): sum(i * i for i in range(1000))
+threads.append(threading.Thread(target=compute))
+threads[-1].start()
+print("ready", flush=True)
+sys.stdin.read()
+ended.set()
+for t in threads: t.join()
+`
+
+// relocate tells how long all threads of a program stand still when xv moves in its memory, over the number of threads and the
+// code in the cache, with the translations and without.
+func relocate(ctx context.Context, rounds int) error {
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		return err
+	}
+	if out, err := exec.CommandContext(ctx, python, "-c", "import sys; print(sys.executable)").Output(); err == nil {
+		python = strings.TrimSpace(string(out)) // python3 may be a shell script
+	}
+	fmt.Printf("%-8s %8s %10s %-12s   %s\n", "relocate", "threads", "cache KiB", "translations", "pause: least, median, 99th percentile")
+	for _, c := range []struct {
+		threads int
+		modules string
+	}{{0, ""}, {8, ""}, {64, ""}, {8, "json,re,asyncio,decimal,email,xml.dom"}} {
+		for _, discard := range []bool{false, true} {
+			pauses, cache, err := pausesOf(ctx, python, c.threads, c.modules, discard, 30*rounds)
+			if err != nil {
+				return err
+			}
+			slices.Sort(pauses)
+			name := "kept"
+			if discard {
+				name = "discarded"
+			}
+			fmt.Printf("%-8s %8d %10d %-12s   %v %v %v\n", "", c.threads+2, cache>>10, name, pauses[0].Round(time.Microsecond),
+				pauses[len(pauses)/2].Round(time.Microsecond), pauses[len(pauses)*99/100].Round(time.Microsecond))
+		}
+	}
+	return nil
+}
+
+// pausesOf moves a program n times, ten milliseconds apart, and returns the pauses, and what of the cache was in use before the first.
+func pausesOf(ctx context.Context, python string, threads int, modules string, discard bool, n int) (pauses []time.Duration, cache uint64, err error) {
+	cmd := xv.CommandContext(ctx, python, "-c", moved, fmt.Sprint(threads), modules)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, 0, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, 0, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, 0, err
+	}
+	defer func() {
+		in.Close()
+		if werr := cmd.Wait(); err == nil {
+			err = werr
+		}
+	}()
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+		return nil, 0, fmt.Errorf("%q, %w", line, err)
+	}
+	cache = cmd.Process.Stats().CacheBytes
+	for range n {
+		time.Sleep(10 * time.Millisecond)
+		list, err := cmd.Process.Relocate(ctx, xv.Relocation{PID: cmd.Process.Pid, Discard: discard})
+		if err != nil {
+			return nil, 0, err
+		}
+		pauses = append(pauses, list[0].Pause)
+	}
+	return pauses, cache, nil
+}
