@@ -80,7 +80,7 @@ func pausesOf(ctx context.Context, python string, threads int, modules string, d
 	}
 	defer func() {
 		in.Close()
-		if werr := cmd.Wait(); err == nil {
+		if werr := cmd.Wait(); werr != nil {
 			err = werr
 		}
 	}()

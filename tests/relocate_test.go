@@ -15,8 +15,8 @@ import (
 	"xvrun/xv"
 )
 
-// TestRelocate runs guests while all that xv has in them moves to a random place every few milliseconds, every other time without
-// the translations: they must do what they do natively.
+// TestRelocate runs guests while all that xv has in them moves to a random place ten times a second, fifty with -soak, every other time
+// without the translations: they must do what they do natively.
 func TestRelocate(t *testing.T) {
 	harness.NeedXvrun(t)
 	for _, c := range []struct {
@@ -75,6 +75,10 @@ func TestRelocate(t *testing.T) {
 
 // relocateOften moves what xv has in the guest until ctx is done, and returns how often.
 func relocateOften(t *testing.T, ctx context.Context, p *xv.Process) (n int) {
+	pause := 100 * time.Millisecond
+	if *harness.Soak {
+		pause = 20 * time.Millisecond
+	}
 	for i := 0; ctx.Err() == nil; i++ {
 		list, err := p.Relocate(ctx, xv.Relocation{Discard: i%2 == 1})
 		if err != nil && !errors.Is(err, os.ErrProcessDone) && ctx.Err() == nil {
@@ -84,7 +88,7 @@ func relocateOften(t *testing.T, ctx context.Context, p *xv.Process) (n int) {
 		n += len(list)
 		select {
 		case <-ctx.Done():
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(pause):
 		}
 	}
 	return n

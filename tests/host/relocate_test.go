@@ -55,7 +55,7 @@ func TestRelocateProgram(t *testing.T) {
 	var stop func() int
 	busy(t, func(p *xv.Process, m xv.Memory) {
 		if stop == nil {
-			stop = mover(t, p, 10*time.Millisecond)
+			stop = mover(t, p, 50*time.Millisecond)
 		}
 	}, func() {})
 	if n := stop(); n == 0 {
