@@ -1,9 +1,6 @@
 package tests
 
 import (
-	"bytes"
-	"context"
-	"os/exec"
 	"testing"
 	"time"
 
@@ -36,26 +33,10 @@ func TestSmallCache(t *testing.T) {
 				flags = []string{"-fnon-call-exceptions"}
 			}
 			program := harness.Guest(t, c.src, kind, flags...)
-			env := harness.Environ(t.TempDir(), harness.NewToken())
-
-			native := exec.Command(program, c.args...)
-			native.Env, native.Dir = env, t.TempDir()
-			want, wantErr := native.Output()
-
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			cmd := xv.CommandContext(ctx, program, c.args...)
-			cmd.Env, cmd.Dir = env, t.TempDir()
-			cmd.Options.CacheSize = c.cache
-			got, gotErr := cmd.Output()
-
-			if !bytes.Equal(got, want) {
-				t.Errorf("stdout %q\nnative %q", got, want)
-			}
-			if gotErr == nil != (wantErr == nil) || gotErr != nil && gotErr.Error() != wantErr.Error() {
-				t.Errorf("%v, native %v", gotErr, wantErr)
-			}
-			if cmd.Process != nil && cmd.Process.Stats().Flushes == 0 {
+			p := harness.Hosted{Program: program, Args: c.args, Limit: time.Minute, Prepare: func(cmd *xv.Cmd) {
+				cmd.Options.CacheSize = c.cache
+			}}.Compare(t)
+			if p.Stats().Flushes == 0 {
 				t.Error("the cache was never full")
 			}
 		})

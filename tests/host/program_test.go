@@ -6,7 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
-	"fmt"
+	"io"
 	"os"
 	"sync/atomic"
 	"testing"
@@ -46,39 +46,37 @@ signal.setitimer(signal.ITIMER_REAL, 0)
 print(len(totals), status, [len(o) for o in out], len(hits) > 0, sum(i * i for i in range(30000)))
 `
 
-// busy runs the program and calls each for its mappings that can be written, when it is about to begin.
-func busy(t *testing.T, each func(p *xv.Process, m xv.Memory), during func()) {
+// pythonGuest is a guest that runs a program of Python's and is spoken with.
+func pythonGuest(t *testing.T, program string) (cmd *xv.Cmd, in io.Writer, out *bufio.Reader) {
 	t.Helper()
-	cmd, _ := guest(t, "c/paged.c")
-	cmd.Path, cmd.Args, cmd.Stdout = need.Tool(t, "python3"), []string{"python3", "-c", busyProgram}, nil
+	cmd, _ = guest(t, "c/paged.c")
+	cmd.Path, cmd.Args, cmd.Stdout = need.Tool(t, "python3"), []string{"python3", "-c", program}, nil
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := cmd.StdoutPipe()
+	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return cmd, in, bufio.NewReader(stdout)
+}
+
+// busy runs the program and calls each for its mappings that can be written, when it is about to begin.
+func busy(t *testing.T, each func(p *xv.Process, m xv.Memory), during func()) {
+	t.Helper()
+	cmd, in, lines := pythonGuest(t, busyProgram)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	lines := bufio.NewReader(out)
 	if line, err := lines.ReadString('\n'); line != "ready\n" {
 		t.Fatalf("%q, %v", line, err)
-	}
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	maps, err := loader.ParseMaps(text)
-	if err != nil {
-		t.Fatal(err)
 	}
 	// A tool begins when the thread leaves its read.
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for _, v := range maps {
+		for _, v := range mappings(t, cmd.Process.Pid) {
 			if v.Prot&loader.ProtWrite != 0 && !v.Shared && v.Len() < 1<<30 {
 				each(cmd.Process, xv.Memory{Addr: v.Start, Len: v.Len()})
 			}

@@ -3,8 +3,6 @@
 package host
 
 import (
-	"bufio"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -19,43 +17,18 @@ import (
 	"time"
 
 	"xvrun/loader"
+	"xvrun/tests/harness"
 	"xvrun/tests/need"
 	"xvrun/xv"
+	"xvrun/xv/agent/abi"
 )
-
-// mover relocates a guest again and again until stop is called, which returns how often it did. Every other time translations
-// are discarded.
-func mover(t *testing.T, p *xv.Process, pause time.Duration) (stop func() int) {
-	ctx, cancel := context.WithCancel(t.Context())
-	count := make(chan int)
-	go func() {
-		n := 0
-		for i := 0; ctx.Err() == nil; i++ {
-			list, err := p.Relocate(ctx, xv.Relocation{Discard: i%2 == 1})
-			if err != nil && !errors.Is(err, os.ErrProcessDone) && ctx.Err() == nil {
-				t.Error(err)
-				break
-			}
-			n += len(list)
-			select {
-			case <-ctx.Done():
-			case <-time.After(pause):
-			}
-		}
-		count <- n
-	}()
-	return func() int {
-		cancel()
-		return <-count
-	}
-}
 
 func TestRelocateProgram(t *testing.T) {
 	t.Parallel()
 	var stop func() int
 	busy(t, func(p *xv.Process, m xv.Memory) {
 		if stop == nil {
-			stop = mover(t, p, 50*time.Millisecond)
+			stop = harness.RelocateOften(t, p, 50*time.Millisecond)
 		}
 	}, func() {})
 	if n := stop(); n == 0 {
@@ -84,21 +57,11 @@ print(len(woken))
 // of its memory but stacks, where calls of long ago have left what nobody reads, and in all registers.
 func TestRelocateLeavesNothing(t *testing.T) {
 	t.Parallel()
-	cmd, _ := guest(t, "c/paged.c")
-	cmd.Path, cmd.Args, cmd.Stdout = need.Tool(t, "python3"), []string{"python3", "-c", sleeper}, nil
+	cmd, in, lines := pythonGuest(t, sleeper)
 	cmd.Options.CacheSize = 32 << 20
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	lines := bufio.NewReader(out)
 	answer := func(want string) {
 		t.Helper()
 		if line, err := lines.ReadString('\n'); line != want+"\n" {
@@ -149,6 +112,9 @@ func search(t *testing.T, pid int, base uint64) map[string]uint64 {
 	}
 	found := map[string]uint64{}
 	now, cache := region(t, pid)
+	for _, task := range tasks {
+		waitOutside(t, fmt.Sprintf("/proc/%d/task/%s/syscall", pid, task.Name()), now)
+	}
 	var slots []uint64 // offsets in the region
 	check := func(v uint64, format string, args ...any) {
 		off := v - base
@@ -202,6 +168,26 @@ func search(t *testing.T, pid int, base uint64) map[string]uint64 {
 		searchAt(mem, now+slot, 0x10000, "the context", check)
 	}
 	return found
+}
+
+// waitOutside waits until a thread waits in a system call of the guest's own: with the guest's stack pointer, by which its stack is
+// known, and no longer with that of the agent, whose region begins at base. The file is proc_pid_syscall(5).
+func waitOutside(t *testing.T, file string, base uint64) {
+	t.Helper()
+	for {
+		text, err := os.ReadFile(file)
+		if err != nil || t.Context().Err() != nil {
+			t.Fatal(err, t.Context().Err())
+		}
+		if fields := strings.Fields(string(text)); len(fields) == 9 { // number, six arguments, stack pointer, rip
+			if sp, err := strconv.ParseUint(fields[7], 0, 64); err != nil {
+				t.Fatal(err)
+			} else if sp-base >= (abi.Home{}).Cache() {
+				return
+			}
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func mappings(t *testing.T, pid int) []loader.VMA {

@@ -269,13 +269,10 @@ type linkedReader struct {
 }
 
 func openLinked(b []byte) (rd linkedReader, ok bool) {
-	if len(b) < 4*linkedHeader || len(b) > maxLinked {
+	h := &rd.header
+	if !readHeader(h[:], b, linkedSize, linkedCode, maxLinked) {
 		return rd, false
 	}
-	for i := range rd.header {
-		rd.header[i] = binary.LittleEndian.Uint32(b[4*i:])
-	}
-	h := &rd.header
 	rest := b[4*linkedHeader:]
 	take := func(n int) []byte {
 		if n > len(rest) {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"iter"
 	"math"
+	"slices"
 
 	"xvrun/xv/translate"
 )
@@ -192,19 +193,22 @@ type recordReader struct {
 	bad    bool
 }
 
+// readHeader reads the words at the start of b. Those from first to last are numbers, which limit bounds as it does the bytes of b.
+func readHeader(header []uint32, b []byte, first, last int, limit uint32) bool {
+	if len(b) < 4*len(header) || uint64(len(b)) > uint64(limit) {
+		return false
+	}
+	for i := range header {
+		header[i] = binary.LittleEndian.Uint32(b[4*i:])
+	}
+	return slices.Max(header[first:last+1]) <= limit
+}
+
 // openRecord checks that the parts of a record are as long as it says.
 func openRecord(rec []byte) (rd recordReader, ok bool) {
-	if len(rec) < 4*recHeader || len(rec) > maxRecord {
-		return rd, false
-	}
-	for i := range rd.header {
-		rd.header[i] = binary.LittleEndian.Uint32(rec[4*i:])
-	}
 	h := &rd.header
-	for _, n := range h[recBlocks : recCode+1] {
-		if n > maxRecord {
-			return rd, false
-		}
+	if !readHeader(h[:], rec, recBlocks, recCode, maxRecord) {
+		return rd, false
 	}
 	lists := 4 * int(4*h[recBlocks]+h[recRelocs]+2*h[recReturns]+2*h[recInner]+3*h[recLinks]+2*h[recFills])
 	orig, code := int(h[recOrig]+3)&^3, int(h[recCode]+3)&^3

@@ -1,44 +1,14 @@
 // Code that changes: permissions that come and go, every operand that may be
 // patched, several functions in turn at one address, the kernel as the writer,
 // memory that vanishes under the code, code and data in one page and on the stack.
-#include "guest.h"
-#include <setjmp.h>
+#include "code.h"
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <ucontext.h>
 
-typedef long (*fn)(long);
-
 static const int rw = PROT_READ | PROT_WRITE, rx = PROT_READ | PROT_EXEC, rwx = PROT_READ | PROT_WRITE | PROT_EXEC;
-
-static sigjmp_buf env;
-static siginfo_t seen;
-
-static void on(int sig, siginfo_t *si, void *uc)
-{
-	(void)sig;
-	(void)uc;
-	seen = *si;
-	siglongjmp(env, 1);
-}
-
-// call calls p, and returns -code of the signal that came instead.
-static long call(void *p, long arg)
-{
-	if (sigsetjmp(env, 1) == 0)
-		return ((fn)p)(arg);
-	CHECK(seen.si_signo == SIGSEGV && seen.si_addr == p);
-	return -seen.si_code;
-}
-
-static unsigned char *map(size_t n, int prot)
-{
-	unsigned char *p = mmap(NULL, n, prot, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	CHECK(p != MAP_FAILED);
-	return p;
-}
 
 // add writes a function that adds v to its argument.
 static void add(unsigned char *p, int v)

@@ -3,11 +3,10 @@
 // /proc says, faults, parts of the range, memory that goes away under it,
 // processes, threads, signals, filters. With the argument "count" it only
 // toggles, 20,000 times.
-#include "guest.h"
+#include "code.h"
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
-#include <setjmp.h>
 #include <stddef.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -20,28 +19,6 @@
 
 enum { R = PROT_READ, RW = PROT_READ | PROT_WRITE, RX = PROT_READ | PROT_EXEC, RWX = RW | PROT_EXEC, PAGE = 4096 };
 
-typedef long (*fn)(long);
-
-static __thread sigjmp_buf env;
-static __thread siginfo_t seen;
-
-static void on(int sig, siginfo_t *si, void *uc)
-{
-	(void)sig;
-	(void)uc;
-	seen = *si;
-	siglongjmp(env, 1);
-}
-
-// call calls p, and returns -code of the signal that came instead.
-static long call(void *p, long arg)
-{
-	if (sigsetjmp(env, 1) == 0)
-		return ((fn)p)(arg);
-	CHECK(seen.si_signo == SIGSEGV && seen.si_addr == p);
-	return -seen.si_code;
-}
-
 // store stores a byte and returns 0, or -code of the signal that came instead.
 static long store(unsigned char *p, int v)
 {
@@ -51,13 +28,6 @@ static long store(unsigned char *p, int v)
 	}
 	CHECK(seen.si_signo == SIGSEGV && seen.si_addr == p);
 	return -seen.si_code;
-}
-
-static unsigned char *map(size_t n, int prot)
-{
-	unsigned char *p = mmap(NULL, n, prot, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	CHECK(p != MAP_FAILED);
-	return p;
 }
 
 // set writes a function that returns v.
