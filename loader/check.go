@@ -3,7 +3,9 @@
 package loader
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -14,10 +16,17 @@ const (
 	NearHigh = 0x4000_0000
 )
 
-// Regions are the addresses that xv takes for itself; a non-PIE cannot have them. The first holds the
-// agent, the cache and a quarter of the lookup table of jumps, the second a quarter of that of calls. The other
-// parts are for code above 256 MiB and are taken only where nothing else is.
-var Regions = [2][2]uint64{{0x4000_0000, 0xfffc_0000}, {0x2_7ffc_0000, 0x2_fffc_0000}}
+// Tables are the addresses that xv takes for itself; a non-PIE cannot have them. The first holds a quarter of the lookup table
+// of jumps, the second a quarter of that of calls. The other parts are for code above 256 MiB and are taken only where nothing
+// else is.
+var Tables = [2][2]uint64{{RegionHigh, 0xfffc_0000}, {0x2_7ffc_0000, 0x2_fffc_0000}}
+
+// The region of xv with the agent and the cache takes at least RegionSize bytes from RegionLow to RegionHigh, wherever they are free.
+const (
+	RegionLow  = 0x1000_0000
+	RegionHigh = 0x7ffc_0000
+	RegionSize = 0x1100_0000
+)
 
 // fixedBelow separates images that the kernel placed from those that are linked to their address: it
 // places none lower (the mapping base of mmap's bottom-up layout, arch/x86/mm/mmap.c).
@@ -75,10 +84,13 @@ func fitsNear(path string, img *image) error {
 	case img.typ == Exec && img.high > fixedBelow:
 		return outside(path, img.high)
 	case img.typ == Exec:
-		for _, r := range Regions {
-			if img.low < r[1] && img.high > r[0] {
-				return outside(path, max(img.low, r[0]))
+		for _, t := range Tables {
+			if seg, ok := img.segmentIn(t[0], t[1]); ok {
+				return outside(path, max(seg.low, t[0]))
 			}
+		}
+		if !img.leavesRegion() {
+			return crowded(path, img)
 		}
 	case img.typ == Dyn && img.high-img.low > zone:
 		e := refuse(path, 0, "its segments span %d MiB, more than the near zone's %d MiB", (img.high-img.low)>>20, zone>>20)
@@ -89,7 +101,41 @@ func fitsNear(path string, img *image) error {
 }
 
 func outside(path string, addr uint64) error {
-	e := refuse(path, 0, "non-PIE with an address of %#x, which xv needs (it leaves %#x-%#x and %#x-%#x)", addr, uint64(NearLow), Regions[0][0], Regions[1][1], uint64(fixedBelow))
+	e := refuse(path, 0, "non-PIE with an address of %#x, which xv needs (it leaves %#x-%#x, %#x-%#x and %#x-%#x)", addr,
+		uint64(NearLow), Tables[0][0], Tables[0][1], Tables[1][0], Tables[1][1], uint64(fixedBelow))
 	e.Field = "p_vaddr"
+	return e
+}
+
+// segmentIn returns the first segment that has memory in [lo, hi).
+func (img *image) segmentIn(lo, hi uint64) (seg segment, ok bool) {
+	i := slices.IndexFunc(img.segments, func(s segment) bool { return s.low < hi && s.high > lo })
+	if i < 0 {
+		return seg, false
+	}
+	return img.segments[i], true
+}
+
+// leavesRegion reports whether there is room for xv's region between the segments.
+func (img *image) leavesRegion() bool {
+	for at := uint64(RegionLow); at+RegionSize <= RegionHigh; {
+		seg, ok := img.segmentIn(at, at+RegionSize)
+		if !ok {
+			return true
+		}
+		at = seg.high
+	}
+	return false
+}
+
+// crowded is the error about an image that leaves no room for xv's region. It names the segment that takes most of it.
+func crowded(path string, img *image) error {
+	within := func(s segment) uint64 {
+		return max(min(s.high, RegionHigh), RegionLow) - max(min(s.low, RegionHigh), RegionLow)
+	}
+	seg := slices.MaxFunc(img.segments, func(a, b segment) int { return cmp.Compare(within(a), within(b)) })
+	e := refuse(path, 0, "non-PIE whose segment at %#x-%#x leaves no %d MiB free from %#x to %#x, which xv needs", seg.low, seg.high,
+		RegionSize>>20, uint64(RegionLow), uint64(RegionHigh))
+	e.Field = "p_memsz"
 	return e
 }

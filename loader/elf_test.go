@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -61,8 +63,8 @@ func TestParseELF(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := image{typ: Exec, entry: 0x401000, interp: "/lib/ld.so", low: 0x400000, high: 0x601000, align: 0x200000}
-	if *img != want {
+	want := image{typ: Exec, entry: 0x401000, interp: "/lib/ld.so", low: 0x400000, high: 0x601000, segments: img.segments, align: 0x200000}
+	if !reflect.DeepEqual(*img, want) || !slices.Equal(img.segments, []segment{{0x400000, 0x403000}, {0x600000, 0x601000}}) {
 		t.Errorf("got %+v, want %+v", *img, want)
 	}
 	// The kernel reads neither class nor byte order: nonsense is accepted.
@@ -117,19 +119,28 @@ func TestParseELFRefuses(t *testing.T) {
 
 func TestFitsNear(t *testing.T) {
 	for _, c := range []struct {
-		img  image
-		want string
+		typ      Type
+		segments []segment
+		want     string
 	}{
-		{image{typ: Exec, low: 0x400000, high: 0x500000}, ""},
-		{image{typ: Exec, low: NearLow, high: NearHigh}, ""},
-		{image{typ: Exec, low: 0, high: 0x1000}, "address of 0x0"},
-		{image{typ: Exec, low: 0x400000, high: 0x60000000}, "address of 0x40000000"},
-		{image{typ: Dyn, low: 0, high: 0x1000}, ""},
-		{image{typ: Dyn, low: 0, high: 1 << 31}, "span 2048 MiB"},
+		{Exec, []segment{{0x400000, 0x500000}}, ""},
+		{Exec, []segment{{NearLow, NearHigh}}, ""},
+		{Exec, []segment{{0, 0x1000}}, "address of 0x0"},
+		{Exec, []segment{{0x400000, 0x6efc_0000}}, ""},
+		{Exec, []segment{{0x400000, 0x401000}, {0x500000, 0x6efc_1000}}, "segment at 0x500000-0x6efc1000 leaves no 272 MiB"},
+		{Exec, []segment{{0x58000000, 0x58a00000}}, ""},
+		{Exec, []segment{{0x400000, 0x10001000}, {0x21001000, 0x7ffc_0000}}, ""},
+		{Exec, []segment{{0x400000, 0x10001000}, {0x21000000, 0x7ffc_0000}}, "segment at 0x21000000-0x7ffc0000 leaves"},
+		{Exec, []segment{{0x7fff0000, 0x80000000}}, "address of 0x7fff0000"},
+		{Exec, []segment{{0x400000, 0x401000}, {0x2_7fff0000, 0x2_80000000}}, "address of 0x27fff0000"},
+		{Exec, []segment{{0x1_0000_0000, 0x1_0001_0000}}, ""},
+		{Dyn, []segment{{0, 0x1000}}, ""},
+		{Dyn, []segment{{0, 1 << 31}}, "span 2048 MiB"},
 	} {
-		err := fitsNear("a", &c.img)
+		img := image{typ: c.typ, segments: c.segments, low: c.segments[0].low, high: c.segments[len(c.segments)-1].high}
+		err := fitsNear("a", &img)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%+v: error %v, want %q", c.img, err, c.want)
+			t.Errorf("%+v: error %v, want %q", c.segments, err, c.want)
 		}
 	}
 }

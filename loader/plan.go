@@ -102,9 +102,8 @@ func (g *group) high() uint64 { return g.vmas[len(g.vmas)-1].End }
 // are those of the process before it executed its first instruction. alloc
 // returns an unused range of the near zone.
 //
-// The executable, the interpreter and the vdso move. An image that is in the
-// near zone already stays, which is the case for a non-PIE. Stack, heap and
-// vsyscall page stay.
+// The executable, the interpreter and the vdso move. An image that is linked to its
+// address stays. Stack, heap and vsyscall page stay.
 func Plan(maps []VMA, aux []AuxEntry, alloc func(size, align uint64) (uint64, error)) (*Layout, error) {
 	if err := checkMaps(maps); err != nil {
 		return nil, err
@@ -295,9 +294,9 @@ func lookup(aux []AuxEntry, tag uint64) (uint64, bool) {
 func place(g *group, alloc func(size, align uint64) (uint64, error)) (uint64, error) {
 	low, high := g.low(), g.high()
 	switch {
-	case low >= NearLow && high <= NearHigh, g.kind == Program && low >= NearHigh && high <= fixedBelow:
+	case low >= NearLow && high <= fixedBelow:
 		return low, nil
-	case low < NearHigh:
+	case low < NearLow:
 		return 0, fmt.Errorf("loader: %s %q at %#x-%#x lies across the border of the near zone", g.kind, g.path(), low, high)
 	case high-low > maxSpan:
 		return 0, fmt.Errorf("loader: %s %q spans %d MiB, more than the near zone", g.kind, g.path(), (high-low)>>20)

@@ -58,22 +58,11 @@ func (m Move) Words(mem []byte, f func(off int)) {
 // Choose returns a home like from in free memory, each possible place with the same probability; ok is false if there is none.
 // used are the mappings of the process in ascending order.
 func Choose(used []loader.VMA, from abi.Home) (home abi.Home, ok bool) {
-	size := from.End() - from.Base
-	var gaps []gap
+	gaps := gapsFor(from.End()-from.Base, used)
 	total := uint64(0)
-	at := uint64(abi.NearFirst)
-	add := func(end uint64) {
-		end = min(end, abi.HomeEnd)
-		if end > at && end-at >= size {
-			gaps = append(gaps, gap{at, (end-at-size)/abi.PageSize + 1})
-			total += gaps[len(gaps)-1].places
-		}
+	for _, g := range gaps {
+		total += g.places
 	}
-	for _, v := range used {
-		add(v.Start)
-		at = max(at, v.End)
-	}
-	add(abi.HomeEnd)
 	if total == 0 {
 		return from, false
 	}
@@ -88,5 +77,46 @@ func Choose(used []loader.VMA, from abi.Home) (home abi.Home, ok bool) {
 	return from, true
 }
 
+// Away returns a home like from in free memory that has nothing of [lo, hi) and is as far from that as possible. The cache is smaller
+// where there is no room for that of from, but has at least abi.MinCache bytes. ok is false if there is no place. used are the
+// mappings of the process in ascending order.
+func Away(used []loader.VMA, from abi.Home, lo, hi uint64) (home abi.Home, ok bool) {
+	for home = from; ; home.CacheSize = max(home.CacheSize/2&^(abi.PageSize-1), abi.MinCache) {
+		size := home.End() - home.Base
+		farthest := uint64(0)
+		for _, g := range gapsFor(size, used) {
+			if g.lo+size <= lo && (!ok || lo-(g.lo+size) >= farthest) {
+				home.Base, farthest, ok = g.lo, lo-(g.lo+size), true
+			}
+			if last := g.last(); last >= hi && (!ok || last-hi >= farthest) {
+				home.Base, farthest, ok = last, last-hi, true
+			}
+		}
+		if ok || home.CacheSize <= abi.MinCache {
+			return home, ok
+		}
+	}
+}
+
+// gapsFor lists the free memory in which size bytes of a region have room.
+func gapsFor(size uint64, used []loader.VMA) (gaps []gap) {
+	at := uint64(abi.NearFirst)
+	add := func(end uint64) {
+		end = min(end, abi.HomeEnd)
+		if end > at && end-at >= size {
+			gaps = append(gaps, gap{at, (end-at-size)/abi.PageSize + 1})
+		}
+	}
+	for _, v := range used {
+		add(v.Start)
+		at = max(at, v.End)
+	}
+	add(abi.HomeEnd)
+	return gaps
+}
+
 // gap is free memory in which a region has room at a number of places: at lo, and each page from there on.
 type gap struct{ lo, places uint64 }
+
+// last is the last of the places.
+func (g gap) last() uint64 { return g.lo + (g.places-1)*abi.PageSize }

@@ -23,11 +23,16 @@ func (c context) scratchAddr() uint64      { return c.addr + abi.Scratch }
 // reset prepares the context of a new thread.
 func (c context) reset(slot int) {
 	clear(c.mem[:abi.Scratch])
-	c.setU64(abi.Self, c.addr)
 	c.setU32(abi.Slot, uint32(slot))
-	c.setU64(abi.AgentSP, c.addr+abi.AgentStack)
 	c.setU32(abi.InAgent, 1)
 	c.setU32(abi.Fuel, fuel)
+	c.locate()
+}
+
+// locate stores the addresses in the context of a thread that has not run yet.
+func (c context) locate() {
+	c.setU64(abi.Self, c.addr)
+	c.setU64(abi.AgentSP, c.addr+abi.AgentStack)
 	// stack_t: ss_sp, ss_flags, ss_size (sigaltstack(2))
 	c.setU64(abi.SigStack, c.addr+abi.AltStack)
 	c.setU64(abi.SigStack+8, ssAutodisarm)

@@ -16,6 +16,9 @@ import (
 // CallBias above would be; where a guest has code at both places the lookups of neither may find an entry, because they
 // might mean the other one. Such a grain is blocked: its tables' places hold memory without permissions, every lookup
 // there faults, and the branch uses the hash from then on (see tcache.Space.Hash).
+//
+// Table J of code between 1 GiB and 2 GiB is at the place of table C of the near zone, which is mapped although hardly any of its addresses
+// has code: it takes that place, and is blocked when there is near code whose calls would find it.
 
 // farGrain is the code that one pair of far tables covers, in bytes; a power of two.
 const farGrain = 16 << 20
@@ -152,9 +155,12 @@ func (th *thread) addFar(c *codeSpace, lo uint64) error {
 		return err
 	}
 	for i, part := range f.parts(c.home, unix.MAP_FIXED_NOREPLACE) {
+		if i == 0 && c.overNear(lo) {
+			part.flags = unix.MAP_FIXED
+		}
 		if err := th.mapShared(part); err != nil {
 			if i > 0 {
-				th.remote(call{unix.SYS_MUNMAP, [6]uint64{places(c.home, lo)[0], farSize}})
+				th.unmapJ(c, lo)
 			}
 			f.close()
 			return err
@@ -162,6 +168,44 @@ func (th *thread) addFar(c *codeSpace, lo uint64) error {
 	}
 	c.append(f)
 	return nil
+}
+
+// overNear reports whether table J of the grain at lo has the place of a part of table C of the near zone.
+func (c *codeSpace) overNear(lo uint64) bool {
+	c.farMu.RLock()
+	defer c.farMu.RUnlock()
+	return lo >= abi.NearEnd && c.hasNear(lo-translate.CallBias)
+}
+
+// unmapJ takes back that something was mapped where table J of the grain at lo is, which is not in c.far.
+func (th *thread) unmapJ(c *codeSpace, lo uint64) {
+	if !c.overNear(lo) {
+		th.remote(call{unix.SYS_MUNMAP, [6]uint64{places(c.home, lo)[0], farSize}})
+		return
+	}
+	near := max(lo-translate.CallBias, abi.NearStart)
+	if err := th.mapShared(c.tableParts(near, lo+farGrain-translate.CallBias, unix.MAP_FIXED)...); err != nil {
+		th.p.s.fail(th.p, fmt.Errorf("the lookup tables of process %d: %w", th.p.pid, err))
+		panic(gone{})
+	}
+}
+
+// keepApart blocks the far grains with code whose table J has the place of table C of near code, when [lo, hi) has become executable.
+func (th *thread) keepApart(c *codeSpace, lo, hi uint64) {
+	if lo >= 2*abi.NearEnd {
+		return
+	}
+	c.covering.Lock()
+	defer c.covering.Unlock()
+	for at := lo &^ (farGrain - 1); at < min(hi, 2*abi.NearEnd); at += farGrain {
+		near, far := at, at+translate.CallBias
+		if at >= abi.NearEnd {
+			near, far = at-translate.CallBias, at
+		}
+		if c.hasFar(far) && th.p.as.hasCode(near, near+farGrain) {
+			th.block(c, far)
+		}
+	}
 }
 
 // append adds a grain. The caller holds covering.
@@ -182,9 +226,12 @@ func (th *thread) blockFar(c *codeSpace, lo uint64) error {
 		}
 		// Not of the guest's memory, so that it stays out of its list of mappings; the offsets let the kernel join neighbours.
 		part := mapping{c.tables, at[i], farSize, at[i] - c.home.Table, unix.PROT_NONE, unix.MAP_FIXED_NOREPLACE}
+		if i == 0 && c.overNear(lo) {
+			part.flags = unix.MAP_FIXED
+		}
 		if err := th.mapShared(part); err != nil {
 			if i > 0 && !c.hasFar(neighbours[0]) {
-				th.remote(call{unix.SYS_MUNMAP, [6]uint64{at[0], farSize}})
+				th.unmapJ(c, lo)
 			}
 			return err
 		}

@@ -166,6 +166,7 @@ func (th *thread) gainCode(lo, hi uint64, prot int) {
 	as.ranges = as.ranges.with(lo, hi, prot)
 	as.rangesMu.Unlock()
 	as.dispose(c, ended)
+	th.keepApart(c, lo, hi)
 	c.space.Resume(lo, hi)
 	as.exit()
 	if th.p.s.cfg.Trace != nil {

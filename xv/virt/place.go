@@ -3,7 +3,9 @@
 package virt
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -123,6 +125,7 @@ func (th *thread) placeIn(k call, hint, size uint64, in int) (int64, bool) {
 		if err != nil {
 			return 0, false
 		}
+		maps = besides(maps, th.home())
 		addr, ok := findGap(maps, size, z.fit, z.first, z.hi)
 		if !ok {
 			addr, ok = findGap(maps, size, z.fit, z.lo, z.hi)
@@ -161,6 +164,19 @@ func findGap(maps []loader.VMA, size uint64, fit fit, lo, hi uint64) (uint64, bo
 		at = fit(v.End, size)
 	}
 	return at, at >= lo && at < hi && hi-at >= size
+}
+
+// besides are mappings, in the order of their starts, with what memory near code should not be placed over: the region of a home, and
+// what has table C where code from NearEnd on has table J (see keepApart).
+func besides(maps []loader.VMA, home abi.Home) []loader.VMA {
+	all := append(slices.Clone(maps), loader.VMA{Start: home.Base, End: home.End()})
+	for _, v := range maps {
+		if v.Start >= abi.NearEnd && v.Start < 2*abi.NearEnd && !isOurs(home, v) {
+			all = append(all, loader.VMA{Start: v.Start - translate.CallBias, End: v.End - translate.CallBias})
+		}
+	}
+	slices.SortFunc(all, func(a, b loader.VMA) int { return cmp.Compare(a.Start, b.Start) })
+	return all
 }
 
 // nearGap returns a function that gives out disjoint ranges of the near zone.

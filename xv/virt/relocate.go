@@ -351,27 +351,8 @@ func (m *mover) injector(h *halted, home abi.Home) *injector {
 // mapRegion maps agent and contexts at the new place.
 func (m *mover) mapRegion() error {
 	to, h := m.move.To, m.leader()
-	code, err := newShared("xv-agent", abi.AgentSize, true)
-	if err != nil {
-		return err
-	}
-	defer code.close()
-	if err := agent.Install(code.view, to, m.s.passes); err != nil {
-		return err
-	}
-	pass := mapping{m.s.agent, to.Agent() + abi.PassPage, abi.PageSize, abi.PassPage, unix.PROT_READ, unix.MAP_FIXED}
-	if m.as.unpassed.Load() {
-		if pass.object, err = m.s.tableOfNothing(); err != nil {
-			return err
-		}
-		pass.off = 0
-	}
 	in := m.injector(h, m.move.From)
-	err = mapParts(in, borrower{h.th.p.pid, h.tid}, []mapping{
-		{code, to.Agent(), abi.AgentSize, 0, unix.PROT_READ | unix.PROT_EXEC, unix.MAP_FIXED_NOREPLACE},
-		{m.s.contexts, to.Contexts(), abi.ContextsSize, 0, unix.PROT_READ | unix.PROT_WRITE, unix.MAP_FIXED_NOREPLACE},
-		pass,
-	})
+	err := m.s.mapAgent(in, borrower{h.th.p.pid, h.tid}, to, m.as.unpassed.Load())
 	if err != nil {
 		in.perform(call{unix.SYS_MUNMAP, [6]uint64{to.Base, to.Hash() - to.Base}})
 	}

@@ -170,15 +170,6 @@ func (s *Session) newCodeSpace(home abi.Home) (*codeSpace, error) {
 	return c, nil
 }
 
-// firstHome is the home of a program that was just executed, with the size of the cache that is configured.
-func (s *Session) firstHome() abi.Home {
-	home := abi.First
-	if s.cfg.CacheSize > 0 {
-		home.CacheSize = min((uint64(s.cfg.CacheSize)+0xffff)&^0xffff, abi.MaxCache)
-	}
-	return home
-}
-
 func (c *codeSpace) config() tcache.Config {
 	return tcache.Config{
 		Code: c.cache.view, Base: uint32(c.home.Cache()), Layout: agent.Layout(c.home), Slot: c.slot, Budget: translateAhead,
@@ -190,9 +181,12 @@ func (c *codeSpace) config() tcache.Config {
 func (c *codeSpace) slot(addr uint64, isCall bool) *uint32 {
 	c.farMu.RLock()
 	defer c.farMu.RUnlock()
-	if addr < abi.NearFirst || addr < abi.NearEnd && c.upper {
+	if c.hasNear(addr) {
 		if isCall {
 			addr += translate.CallBias
+			if c.farAt(addr) != nil {
+				return nil
+			}
 		}
 		return (*uint32)(unsafe.Pointer(&c.tables.view[abi.EntrySize*addr]))
 	}
@@ -472,11 +466,29 @@ func (c *codeSpace) lookupParts(home abi.Home) []mapping {
 	return parts
 }
 
-// tableParts is the parts of the tables J and C for a part of the near zone.
+// hasNear reports whether the tables for the near zone have entries of an address. The caller holds farMu.
+func (c *codeSpace) hasNear(addr uint64) bool {
+	return addr < abi.NearFirst || addr < abi.NearEnd && c.upper
+}
+
+// tableParts is the parts of the tables J and C for a part of the near zone, but for those of C whose places far code has.
 func (c *codeSpace) tableParts(lo, hi, flags uint64) []mapping {
-	var parts []mapping
-	for _, at := range []uint64{lo, lo + translate.CallBias} {
-		parts = append(parts, mapping{c.tables, c.home.Entry(at), abi.EntrySize * (hi - lo), abi.EntrySize * at, unix.PROT_READ, flags})
+	part := func(lo, hi uint64) mapping {
+		return mapping{c.tables, c.home.Entry(lo), abi.EntrySize * (hi - lo), abi.EntrySize * lo, unix.PROT_READ, flags}
+	}
+	parts := []mapping{part(lo, hi)}
+	lo, hi = lo+translate.CallBias, hi+translate.CallBias
+	for at := lo; len(c.far) > 0 && at < hi; at = at&^(farGrain-1) + farGrain {
+		if c.farAt(at) == nil {
+			continue
+		}
+		if lo < at {
+			parts = append(parts, part(lo, at))
+		}
+		lo = at&^(farGrain-1) + farGrain
+	}
+	if lo < hi {
+		parts = append(parts, part(lo, hi))
 	}
 	return parts
 }
@@ -486,6 +498,8 @@ func (c *codeSpace) tableParts(lo, hi, flags uint64) []mapping {
 func (th *thread) coverUpper() {
 	c := th.p.as.enter()
 	defer th.p.as.exit()
+	c.covering.Lock()
+	defer c.covering.Unlock()
 	c.farMu.Lock()
 	defer c.farMu.Unlock()
 	if c.upper {
@@ -495,8 +509,8 @@ func (th *thread) coverUpper() {
 	for i, p := range parts {
 		if err := th.mapShared(p); err != nil {
 			th.p.s.trace("%d: tables above %#x: %v", th.tid, uint64(abi.NearFirst), err)
-			if i > 0 {
-				th.remote(call{unix.SYS_MUNMAP, [6]uint64{parts[0].addr, parts[0].size}})
+			for _, p := range parts[:i] {
+				th.remote(call{unix.SYS_MUNMAP, [6]uint64{p.addr, p.size}})
 			}
 			return
 		}

@@ -125,18 +125,24 @@ func (th *thread) inject(tid int) error {
 	if err := th.clearReadImpliesExec(&in); err != nil {
 		return err
 	}
-	home := th.home()
-	err := mapParts(&in, borrower{th.p.pid, tid}, []mapping{
-		{s.agent, home.Agent(), abi.AgentSize, 0, unix.PROT_READ | unix.PROT_EXEC, unix.MAP_FIXED_NOREPLACE},
-		{s.contexts, home.Contexts(), abi.ContextsSize, 0, unix.PROT_READ | unix.PROT_WRITE, unix.MAP_FIXED_NOREPLACE},
-	})
+	maps, err := th.maps()
 	if err != nil {
+		return err
+	}
+	home, err := s.homeBeside(maps)
+	if err != nil {
+		return err
+	}
+	if err := th.settle(home); err != nil {
+		return err
+	}
+	if err := s.mapAgent(&in, borrower{th.p.pid, tid}, home, false); err != nil {
 		return err
 	}
 	if err := in.end(); err != nil {
 		return err
 	}
-	th.starting = func() { th.setUpImage(entry, stack) }
+	th.starting = func() { th.setUpImage(maps, entry, stack) }
 	regs.Rip = home.Agent() + agent.Start
 	regs.Gs_base = th.ctx.addr
 	regs.Orig_rax = ^uint64(0) // no system call to restart
@@ -252,9 +258,9 @@ func (in *injector) step() error {
 }
 
 // setUpImage makes the program that the kernel has just mapped ready for translation: its images move
-// to near addresses and lose PROT_EXEC. The guest then starts at what was entry, with its stack.
-func (th *thread) setUpImage(entry, stack uint64) {
-	if err := th.buildImage(&entry, stack); err != nil {
+// to near addresses and lose PROT_EXEC. The guest then starts at what was entry, with its stack. maps are the mappings of the program.
+func (th *thread) setUpImage(maps []loader.VMA, entry, stack uint64) {
+	if err := th.buildImage(maps, &entry, stack); err != nil {
 		th.p.s.fail(th.p, fmt.Errorf("starting process %d: %w", th.p.pid, err))
 		return
 	}
@@ -265,22 +271,13 @@ func (th *thread) setUpImage(entry, stack uint64) {
 	th.resumeAt(regs)
 }
 
-func (th *thread) buildImage(entry *uint64, stack uint64) error {
+func (th *thread) buildImage(maps []loader.VMA, entry *uint64, stack uint64) error {
 	p, as := th.p, th.p.as
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", th.tid))
-	if err != nil {
-		return err
-	}
-	maps, err := loader.ParseMaps(text)
-	if err != nil {
-		return err
-	}
-	maps = withoutOurs(maps, th.home())
 	view, err := th.readStack(maps, stack)
 	if err != nil {
 		return err
 	}
-	plan, err := loader.Plan(maps, view.Aux, as.nearGap(maps))
+	plan, err := loader.Plan(maps, view.Aux, as.nearGap(besides(maps, as.code.home)))
 	if err != nil {
 		return err
 	}
@@ -366,17 +363,6 @@ func (th *thread) clearReadImpliesExec(c caller) error {
 		err = fmt.Errorf("personality: %w", unix.Errno(-r[0]))
 	}
 	return err
-}
-
-// withoutOurs leaves out what inject mapped.
-func withoutOurs(maps []loader.VMA, home abi.Home) []loader.VMA {
-	var out []loader.VMA
-	for _, v := range maps {
-		if v.Start < home.Base || v.Start >= home.Hash() {
-			out = append(out, v)
-		}
-	}
-	return out
 }
 
 // readStack reads the initial stack from sp to the end of its mapping, and parses it.

@@ -28,6 +28,7 @@ const (
 	ContextsSize = hash - contexts
 	MaxSlots     = (hash - slots) / SlotSize
 	MaxCache     = 256 << 20
+	MinCache     = 16 << 20 // where there is no room for more
 	MaxDoorbells = 32
 	ReaperPIDs   = 4096 // words in the reaper's table of process ids
 	CPUMapSize   = 4096

@@ -10,18 +10,20 @@ type Home struct {
 }
 
 // First is the home of a program that was just executed.
-var First = Home{Base: 0x4000_0000, CacheSize: MaxCache, Table: 0x7ffc_0000}
+// If it has memory there, its home is another one.
+var First = Home{Base: 0x4000_0000, CacheSize: MaxCache, Table: HomeEnd}
 
-// Offsets in the region.
+// Offsets in the region. What is there follows each other without a hole, which the guest's memory could get into.
 const (
-	contexts = 0x0010_0000 // header page, then the contexts: one shared, writable object
+	contexts = AgentSize   // header page, then the contexts: one shared, writable object
 	slots    = 0x0100_0000 // context of slot i at slots + i*SlotSize
-	hash     = 0x0fe0_0000
+	hash     = cache - 2*HashSize
 	cache    = 0x1000_0000
 )
 
-// HomeEnd is where the region of a home ends at the latest.
-const HomeEnd = 1 << 31
+// HomeEnd is where the region of a home ends at the latest. It is below 2 GiB, and so are the lookup tables' images of the null page
+// behind it, which must stay unmapped.
+const HomeEnd = 0x7ffc_0000
 
 // End is the end of the region.
 func (h Home) End() uint64 { return h.Cache() + h.CacheSize }

@@ -1,0 +1,111 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/loader"
+	"xvrun/xv/agent"
+	"xvrun/xv/agent/abi"
+	"xvrun/xv/reloc"
+)
+
+// firstHome is the home of a program that was just executed, with the size of the cache that is configured.
+func (s *Session) firstHome() abi.Home {
+	home := abi.First
+	if s.cfg.CacheSize > 0 {
+		home.CacheSize = min((uint64(s.cfg.CacheSize)+0xffff)&^0xffff, abi.MaxCache)
+	}
+	return home
+}
+
+// homeBeside is the home of a program that was just executed, with these mappings: firstHome, or where there is room.
+func (s *Session) homeBeside(maps []loader.VMA) (abi.Home, error) {
+	home := s.firstHome()
+	if isFree(maps, home.Base, home.End()) {
+		return home, nil
+	}
+	away, ok := reloc.Away(maps, home, 0, 0)
+	if !ok {
+		return home, noRoom(maps)
+	}
+	return away, nil
+}
+
+// isFree reports whether no mapping has memory in [lo, hi).
+func isFree(maps []loader.VMA, lo, hi uint64) bool {
+	for _, v := range maps {
+		if v.Start < hi && v.End > lo {
+			return false
+		}
+	}
+	return true
+}
+
+// noRoom is the error about memory in which there is no room for a region. It names the largest mapping where it could be.
+func noRoom(maps []loader.VMA) error {
+	var largest loader.VMA
+	for _, v := range maps {
+		v.Start, v.End = max(v.Start, abi.NearFirst), min(v.End, abi.HomeEnd)
+		if v.Start < v.End && v.Len() > largest.Len() {
+			largest = v
+		}
+	}
+	size := abi.Home{CacheSize: abi.MinCache}.End()
+	return fmt.Errorf("xv needs %#x bytes from %#x to %#x, in one piece: the program's memory at %#x-%#x and elsewhere leaves none",
+		size, uint64(abi.NearFirst), uint64(abi.HomeEnd), largest.Start, largest.End)
+}
+
+// settle gives an address space in which nothing was mapped for xv yet another home. th is its only thread.
+func (th *thread) settle(home abi.Home) error {
+	as := th.p.as
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	if as.code.home == home {
+		return nil
+	}
+	code, err := th.p.s.newCodeSpace(home)
+	if err != nil {
+		return err
+	}
+	as.code.close()
+	as.code = code
+	th.ctx.addr = home.Slot(th.slot)
+	th.ctx.locate()
+	return nil
+}
+
+// mapAgent maps agent and contexts at a home by the calls of c, a thread of b. If unpassed is true the gate hands off every
+// system call.
+func (s *Session) mapAgent(c caller, b borrower, home abi.Home, unpassed bool) error {
+	code := s.agent
+	if home.Base != abi.First.Base {
+		var err error
+		if code, err = newShared("xv-agent", abi.AgentSize, true); err != nil {
+			return err
+		}
+		defer code.close()
+		if err := agent.Install(code.view, home, s.passes); err != nil {
+			return err
+		}
+	}
+	pass := mapping{s.agent, home.Agent() + abi.PassPage, abi.PageSize, abi.PassPage, unix.PROT_READ, unix.MAP_FIXED}
+	if unpassed {
+		var err error
+		if pass.object, err = s.tableOfNothing(); err != nil {
+			return err
+		}
+		pass.off = 0
+	}
+	parts := []mapping{
+		{code, home.Agent(), abi.AgentSize, 0, unix.PROT_READ | unix.PROT_EXEC, unix.MAP_FIXED_NOREPLACE},
+		{s.contexts, home.Contexts(), abi.ContextsSize, 0, unix.PROT_READ | unix.PROT_WRITE, unix.MAP_FIXED_NOREPLACE},
+	}
+	if pass.object != code {
+		parts = append(parts, pass) // the table of all homes
+	}
+	return mapParts(c, b, parts)
+}
