@@ -100,7 +100,7 @@ func (g *group) high() uint64 { return g.vmas[len(g.vmas)-1].End }
 
 // Plan decides where the images of a freshly executed process go. maps and aux
 // are those of the process before it executed its first instruction. alloc
-// returns an unused range of the near zone.
+// returns an unused range, of the near zone if it can.
 //
 // The executable, the interpreter and the vdso move. An image that is linked to its
 // address stays. Stack, heap and vsyscall page stay.
@@ -313,8 +313,8 @@ func place(g *group, alloc func(size, align uint64) (uint64, error)) (uint64, er
 	if base%align != 0 {
 		return 0, fmt.Errorf("loader: place %#x for %s is not aligned to %#x", base, g.kind, align)
 	}
-	if base > NearHigh {
-		return 0, fmt.Errorf("loader: place %#x for %s is outside of the near zone", base, g.kind)
+	if base > fixedBelow {
+		return 0, fmt.Errorf("loader: place %#x for %s is above %#x", base, g.kind, uint64(fixedBelow))
 	}
 	return base + lead, nil
 }
@@ -326,8 +326,8 @@ func (l *Layout) checkPlace(g *group, newLow uint64, maps []VMA) error {
 		return nil
 	}
 	newHigh := newLow + (g.high() - g.low())
-	if newLow < NearLow || newHigh > NearHigh {
-		return fmt.Errorf("loader: place %#x-%#x for %s is outside of the near zone", newLow, newHigh, g.kind)
+	if newLow < NearLow || newHigh > fixedBelow {
+		return fmt.Errorf("loader: place %#x-%#x for %s is not between %#x and %#x", newLow, newHigh, g.kind, uint64(NearLow), uint64(fixedBelow))
 	}
 	for _, v := range maps {
 		if v.Start < newHigh && newLow < v.End {

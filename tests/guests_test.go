@@ -65,6 +65,9 @@ var basicGuests = []guest{
 	{src: "go/runtime.go", kinds: goKinds},
 }
 
+// fixed are the kinds that are linked to their address.
+var fixed = []harness.Kind{harness.Static, harness.NoPIE}
+
 // glibc are the kinds with a libc that has everything.
 var glibc = []harness.Kind{harness.Static, harness.StaticPIE, harness.NoPIE, harness.PIE}
 
@@ -115,6 +118,12 @@ var guests = []guest{
 	{src: "c/patch.c", kinds: harness.AllKinds},
 	{src: "c/apart.c", kinds: harness.AllKinds},
 	{src: "c/manymaps.c"},
+	{src: "c/linked.c", kinds: fixed, flags: []string{"-Wl,-Ttext-segment=0x40000000"}},
+	{src: "c/linked.c", kinds: fixed, flags: []string{"-Wl,-Ttext-segment=0x48000000"}},
+	{src: "c/linked.c", kinds: fixed, flags: []string{"-Wl,-Ttext-segment=0x58000000"}},
+	{src: "c/linked.c", kinds: fixed, flags: []string{"-Wl,-Ttext-segment=0x70000000"}},
+	{src: "c/linked.c", kinds: fixed, flags: []string{"-DBSS=0x5c000000"}},
+	{src: "c/linked.c", kinds: fixed, flags: []string{"-DBSS=0x6e800000"}},
 	{src: "c/pokes.c", kinds: glibc},
 	{src: "c/uring.c", kinds: glibc},
 	{src: "c/uffd.c", kinds: glibc, flags: []string{"-lm"}, runs: []run{{name: "call"}, {name: "user", args: []string{"user"}}, {name: "device", args: []string{"device"}}}},

@@ -69,6 +69,7 @@ func programs() []program {
 		{name: "dash-pipeline", tool: "dash", args: []string{"-c", "seq 20000 | sort -n | uniq | tail -1; (exit 4); echo $?; kill -KILL $$"}},
 		{name: "archive", tool: "bash", args: []string{script("sh", "archive.sh"), argTree + "/d1"}},
 		{name: "compile", tool: "bash", args: []string{script("sh", "compile.sh")}, timeout: 3 * time.Minute},
+		{name: "valgrind", tool: "valgrind", args: []string{"-q", "--tool=none", "sh", "-c", "echo $((6 * 7)); (exit 4); exit $?"}, exit: 4, timeout: 2 * time.Minute},
 		{name: "luajit", tool: "luajit", args: []string{script("lua", "jit.lua")}, timeout: 2 * time.Minute},
 		{name: "node", tool: "node", args: []string{script("js", "script.js")}, exit: 6, timeout: 3 * time.Minute},
 	}

@@ -17,9 +17,9 @@ import (
 
 // The kernel puts the program break of a non-PIE up to 1 GiB behind the program: among the images that
 // were moved to near addresses, or into the virtualization region, where it could not grow. So the break
-// moves behind the lookup tables.
+// moves behind the lookup tables of all code below 2 GiB.
 const (
-	breakStart = 5 << 32
+	breakStart = 7 << 32
 	breakRange = 1 << 30 // as random as the kernel's
 
 	prSetMMMap = 14
@@ -55,7 +55,7 @@ func (th *thread) describeImage(plan *loader.Layout, view *loader.StackView) (ca
 		last, _ := plan.Translate(words[i] - 1)
 		words[i] = last + 1
 	}
-	if words[mmStartBrk] < th.home().TableEnd() {
+	if words[mmStartBrk] < breakStart {
 		at := breakStart + rand.Uint64N(breakRange)&^(pageSize-1)
 		words[mmStartBrk], words[mmBrk] = at, at
 	}

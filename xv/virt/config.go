@@ -47,7 +47,7 @@ type PageTool interface {
 // Relocation says how an address space moves.
 type Relocation struct {
 	PID     int    // a process in it, as the host sees it; 0: every one
-	Base    uint64 // where the new region begins, a multiple of 4096 from 2^28 to 2^31; 0: a random place
+	Base    uint64 // where the new region begins, a multiple of 4096, all of it from 0x10000000 to 0x7ffc0000; 0: a random place
 	Discard bool   // the translations are made again as they are needed, not taken along
 }
 

@@ -31,11 +31,10 @@ func (th *thread) place(k call, lo, hi, prot, flags uint64) (r int64, done bool)
 	}
 	switch {
 	case flags&unix.MAP_32BIT != 0, image, prot&unix.PROT_EXEC != 0 && size <= maxNearMapping:
-		if r, ok := th.placeIn(k, lo, size, nearLow); ok {
-			return r, true
-		}
-		if r, ok := th.placeIn(k, lo, size, nearHigh); ok {
-			return r, true
+		for _, in := range []int{nearLow, nearHigh, middle} {
+			if r, ok := th.placeIn(k, lo, size, in); ok {
+				return r, true
+			}
 		}
 		if flags&unix.MAP_32BIT != 0 {
 			return -int64(unix.ENOMEM), true
@@ -77,12 +76,14 @@ type zone struct {
 const (
 	nearLow = iota
 	nearHigh
+	middle
 	farHigh
 )
 
 var zones = [...]zone{
 	nearLow:  {abi.NearStart, abi.NearFirst, nearImages, aligned(pageSize)},
 	nearHigh: {abi.NearFirst, abi.NearEnd, abi.NearFirst, aligned(pageSize)},
+	middle:   {abi.NearEnd, abi.HomeEnd, abi.NearEnd, aligned(pageSize)},
 	farHigh:  {farStart, abi.FarEnd, farStart, striped},
 }
 
@@ -179,19 +180,18 @@ func besides(maps []loader.VMA, home abi.Home) []loader.VMA {
 	return all
 }
 
-// nearGap returns a function that gives out disjoint ranges of the near zone.
-func (as *addressSpace) nearGap(maps []loader.VMA) func(size, align uint64) (uint64, error) {
-	next := uint64(nearImages)
+// imageGap returns a function that gives out disjoint ranges for images: in the near zone, or, where a program takes that, in the
+// next best.
+func imageGap(maps []loader.VMA) func(size, align uint64) (uint64, error) {
+	next := uint64(0)
 	return func(size, align uint64) (uint64, error) {
 		fit := aligned(max(align, pageSize))
-		at, ok := findGap(maps, size, fit, next, abi.NearFirst)
-		if !ok {
-			at, ok = findGap(maps, size, fit, max(next, abi.NearFirst), abi.NearEnd)
+		for _, z := range zones {
+			if at, ok := findGap(maps, size, fit, max(next, z.first), z.hi); ok {
+				next = at + size
+				return at, nil
+			}
 		}
-		if !ok {
-			return 0, fmt.Errorf("no %d bytes below %#x for an image", size, uint64(abi.NearEnd))
-		}
-		next = at + size
-		return at, nil
+		return 0, fmt.Errorf("no %d bytes below %#x for an image", size, uint64(abi.FarEnd))
 	}
 }

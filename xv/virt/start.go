@@ -277,7 +277,7 @@ func (th *thread) buildImage(maps []loader.VMA, entry *uint64, stack uint64) err
 	if err != nil {
 		return err
 	}
-	plan, err := loader.Plan(maps, view.Aux, as.nearGap(besides(maps, as.code.home)))
+	plan, err := loader.Plan(maps, view.Aux, imageGap(besides(maps, as.code.home)))
 	if err != nil {
 		return err
 	}

@@ -71,10 +71,11 @@ func (th *thread) missed(regs *registers, target uint64) position {
 }
 
 // lastWasCall tells a missed indirect call from a jump or return to regs.rip: the target of a call is biased, and the
-// cache address that the call pushed is a return site of the cache with the original one above.
+// cache address that the call pushed is a return site of the cache with the original one above. A function that has moved its stack
+// pointer but stored nothing there yet may find what its own call has left.
 func (th *thread) lastWasCall(regs *registers) bool {
-	// What a jump may go to in any case; the bias may have wrapped round.
-	if _, ok := th.p.as.executable(regs.rip); ok && regs.rip < abi.NearEnd {
+	_, jumps := th.p.as.executable(regs.rip)
+	if _, calls := th.p.as.executable(regs.rip - translate.CallBias); jumps && !calls {
 		return false
 	}
 	var b [16]byte

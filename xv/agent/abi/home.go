@@ -51,6 +51,3 @@ func (h Home) Hash() uint64 { return h.Base + hash }
 
 // Entry is the address of the entry of an original address in lookup table J.
 func (h Home) Entry(addr uint64) uint64 { return h.Table + EntrySize*addr }
-
-// TableEnd is the end of the lookup tables for the near zone.
-func (h Home) TableEnd() uint64 { return h.Table + TableSize }
