@@ -22,6 +22,7 @@ type fakeSession struct {
 	cmd  *exec.Cmd
 	cfg  *virt.Config
 	once sync.Once
+	gone chan struct{} // closed by Wait
 	stop func(syscall.Signal)
 }
 
@@ -36,7 +37,7 @@ func useFake(t *testing.T) <-chan *fakeSession {
 		if _, err := (loader.Origin{Dir: cfg.Dir}).Check(cfg.Path); err != nil {
 			return nil, err
 		}
-		s := &fakeSession{cfg: cfg, cmd: &exec.Cmd{Path: cfg.Path, Args: cfg.Argv, Env: cfg.Env, Dir: cfg.Dir}}
+		s := &fakeSession{cfg: cfg, cmd: &exec.Cmd{Path: cfg.Path, Args: cfg.Argv, Env: cfg.Env, Dir: cfg.Dir}, gone: make(chan struct{})}
 		s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = cfg.Files[0], cfg.Files[1], cfg.Files[2]
 		s.cmd.ExtraFiles = cfg.Files[3:]
 		if err := s.cmd.Start(); err != nil {
@@ -51,6 +52,7 @@ func useFake(t *testing.T) <-chan *fakeSession {
 func (s *fakeSession) Pid() int { return s.cmd.Process.Pid }
 
 func (s *fakeSession) Wait() (virt.Status, error) {
+	defer close(s.gone)
 	err := s.cmd.Wait()
 	if _, failed := errors.AsType[*exec.ExitError](err); err != nil && !failed {
 		return virt.Status{}, err
@@ -59,7 +61,7 @@ func (s *fakeSession) Wait() (virt.Status, error) {
 	return virt.Status{WaitStatus: st.Sys().(syscall.WaitStatus), Rusage: st.SysUsage().(*syscall.Rusage)}, nil
 }
 
-func (s *fakeSession) WaitAll() {}
+func (s *fakeSession) Gone() <-chan struct{} { return s.gone }
 
 func (s *fakeSession) Watch(int, uint64, uint64, trap.Access, func(*trap.Context) trap.Action) (virt.PageTool, error) {
 	return nil, os.ErrProcessDone

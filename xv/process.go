@@ -24,7 +24,7 @@ type Limit = virt.Limit
 type session interface {
 	Pid() int
 	Wait() (virt.Status, error)
-	WaitAll()
+	Gone() <-chan struct{}
 	HandOver(program string, argv []string) error
 	Signal(sig syscall.Signal) error
 	SetStopHandler(f func(sig syscall.Signal))
@@ -43,46 +43,43 @@ type Process struct {
 	Pid int // of the first process
 
 	s     session
-	state *ProcessState
-	err   error
-	ended chan struct{} // closed when the first process has ended
-	gone  chan struct{} // closed when no process is left
+	wait  func() (*ProcessState, error)
 	close func() error
 }
 
 func newProcess(s session) *Process {
-	p := &Process{
-		Pid: s.Pid(), s: s, ended: make(chan struct{}), gone: make(chan struct{}),
-		close: sync.OnceValue(s.Close),
-	}
-	go p.follow()
+	p := &Process{Pid: s.Pid(), s: s, close: sync.OnceValue(s.Close)}
+	p.wait = sync.OnceValues(p.await)
+	go func() {
+		<-s.Gone()
+		time.AfterFunc(lingering, func() { p.close() })
+	}()
 	return p
 }
 
-// follow serves the guest to its last process.
-func (p *Process) follow() {
+// lingering is how long the memory of a guest is kept after its end: a host program that ends then as well leaves it to the
+// kernel, instead of sharing its last processor time with what frees it.
+const lingering = 20 * time.Millisecond
+
+func (p *Process) await() (*ProcessState, error) {
 	st, err := p.s.Wait()
-	p.state, p.err = &ProcessState{pid: p.Pid, status: st.WaitStatus, usage: st.Rusage}, err
-	close(p.ended)
-	p.s.WaitAll()
-	close(p.gone) // a program that ends now need not wait for what follows
-	p.close()
+	if err != nil {
+		err = fmt.Errorf("xv: process %d: %w", p.Pid, err)
+	}
+	return &ProcessState{pid: p.Pid, status: st.WaitStatus, usage: st.Rusage}, err
 }
 
 // Wait waits for the first process to end. The error tells that the guest
 // could not be served any further and was killed. Wait may be called by several
 // goroutines.
-func (p *Process) Wait() (*ProcessState, error) {
-	<-p.ended
-	if p.err != nil {
-		return p.state, fmt.Errorf("xv: process %d: %w", p.Pid, p.err)
-	}
-	return p.state, nil
-}
+func (p *Process) Wait() (*ProcessState, error) { return p.wait() }
 
 // WaitAll waits until no process of the guest is left, or they were handed
 // over.
-func (p *Process) WaitAll() { <-p.gone }
+func (p *Process) WaitAll() { <-p.Gone() }
+
+// Gone returns a channel that is closed when WaitAll returns.
+func (p *Process) Gone() <-chan struct{} { return p.s.Gone() }
 
 // HandOver gives the processes that have outlived the first one to another
 // supervisor: it executes program with argv, in a session of its own and with

@@ -21,7 +21,7 @@ func takeOver() error {
 	if err != nil {
 		return err
 	}
-	s.WaitAll()
+	<-s.Gone()
 	return s.Close()
 }
 

@@ -27,16 +27,19 @@ const (
 // leave returns when no descendant of the program needs this process any more:
 // natively they would live on without it, so they get a supervisor of their own.
 func leave(p *xv.Process) {
-	gone := make(chan struct{})
-	go func() { p.WaitAll(); close(gone) }()
+	select {
+	case <-p.Gone():
+		return
+	default:
+	}
 	for wait := together; ; wait = again {
 		select {
-		case <-gone:
+		case <-p.Gone():
 			return
 		case <-time.After(wait):
 		}
 		if err := p.HandOver("/proc/self/exe", supervisor); errors.Is(err, os.ErrProcessDone) {
-			<-gone
+			p.WaitAll()
 			return
 		}
 	}

@@ -153,6 +153,9 @@ func run(args []string) (end outcome) {
 		defer report.close()
 	}
 
+	if o.verbose || o.trapPrint || o.stats {
+		bearBrokenPipes()
+	}
 	cmd := xv.Command(o.program[0], o.program[1:]...)
 	if errors.Is(cmd.Err, exec.ErrDot) {
 		cmd.Err = nil // execvp honours a "." in PATH
@@ -192,6 +195,7 @@ func run(args []string) (end outcome) {
 // fail reports an error in one line and gives its exit status.
 func fail(err error) outcome {
 	text := strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
+	bearBrokenPipes()
 	fmt.Fprintf(os.Stderr, "xvrun: %s\n", text)
 	e, ok := errors.AsType[*loader.Error](err)
 	switch {
@@ -204,7 +208,10 @@ func fail(err error) outcome {
 }
 
 // warn tells the user something that doesn't change how xvrun ends.
-func warn(text string) { fmt.Fprintf(os.Stderr, "xvrun: warning: %s\n", text) }
+func warn(text string) {
+	bearBrokenPipes()
+	fmt.Fprintf(os.Stderr, "xvrun: warning: %s\n", text)
+}
 
 func show(text string) outcome {
 	if _, err := io.WriteString(os.Stdout, text); err != nil {

@@ -18,6 +18,8 @@ func (*inheritance) pass(*xv.Cmd) {}
 
 func (*inheritance) release() {}
 
+func bearBrokenPipes() {}
+
 type mirror struct{}
 
 func newMirror(*xv.Cmd) *mirror { return &mirror{} }

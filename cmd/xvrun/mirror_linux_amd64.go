@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"runtime"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -27,62 +28,45 @@ import (
 type mirror struct {
 	cmd     *xv.Cmd
 	signals chan os.Signal
-	armed   chan struct{}    // closed when signals are handled
-	late    []syscall.Signal // signals that package os/signal is not told of yet
-	hangup  atomic.Int64     // when SIGHUP came last, nanoseconds since 1970
-	leads   bool             // xvrun leads the session of a terminal
+	held    [lastSignal + 1]sigaction // what holdSignal stands in for
+	hangup  atomic.Int64              // when SIGHUP came last, nanoseconds since 1970
+	leads   bool                      // xvrun leads the session of a terminal
 }
 
-// lateAfter is when package os/signal is told of the signals that do nothing
-// without it. Each takes it several switches between threads, which together
-// are longer than the run of a small program. Until then noteSignal notes them.
-const lateAfter = 20 * time.Millisecond
+// holdFor is how long after the start of the program signals are only held. Package os/signal takes several switches between
+// threads for each signal that it is told of, which together are longer than the run of a small program.
+const holdFor = 50 * time.Millisecond
 
 // fromTerminal are the signals that a terminal generates for a process group.
 var fromTerminal = []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU}
 
-// newMirror handles signals from about now on: package os/signal takes several switches between threads for
-// each, while the program is started. With a terminal it waits for that, since a key could otherwise end xvrun but not the
-// program. Call follow when the program runs.
+// mirrored returns the signals that the program gets when xvrun does, besides those which nobody can handle.
+func mirrored() []syscall.Signal {
+	list := append([]syscall.Signal{
+		syscall.SIGHUP, syscall.SIGTERM, syscall.SIGCONT,
+		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGVTALRM, syscall.SIGIO, syscall.SIGPWR,
+	}, fromTerminal...)
+	for n := 34; n <= lastSignal; n++ { // the C libraries' real-time signals
+		list = append(list, syscall.Signal(n))
+	}
+	return list
+}
+
+// newMirror holds signals from now on: they are noted, and do nothing. Call follow when the program runs.
 func newMirror(cmd *xv.Cmd) *mirror {
-	m := &mirror{cmd: cmd, signals: make(chan os.Signal, 64), armed: make(chan struct{})}
+	m := &mirror{cmd: cmd, signals: make(chan os.Signal, 64)}
 	cmd.OnStop = m.stopSelf
 	if sid, _, _ := syscall.RawSyscall(syscall.SYS_GETSID, 0, 0, 0); int(sid) == syscall.Getpid() {
 		m.leads = hasTerminal()
 	}
-	go m.arm()
-	if hasTerminal() {
-		<-m.armed
+	var act sigaction
+	setAction(syscall.SIGSEGV, nil, &act) // the runtime's; but for the handler the same for all signals
+	act.handler = holdSignalAddr()
+	for _, s := range mirrored() {
+		origins[s] = noOrigin
+		setAction(s, &act, &m.held[s])
 	}
 	return m
-}
-
-// arm begins to handle signals.
-func (m *mirror) arm() {
-	defer close(m.armed)
-	// SIGPIPE only so that a trace into a broken pipe doesn't end xvrun.
-	list := []os.Signal{syscall.SIGHUP, syscall.SIGTERM, syscall.SIGCONT, syscall.SIGPIPE}
-	for _, s := range fromTerminal {
-		list = append(list, s)
-	}
-	late := []syscall.Signal{
-		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGVTALRM, syscall.SIGIO, syscall.SIGPWR,
-	}
-	for n := 34; n <= lastSignal; n++ { // the C libraries' real-time signals
-		late = append(late, syscall.Signal(n))
-	}
-	for _, s := range late {
-		origins[s] = noOrigin
-		if noteOrigin(s) {
-			m.late = append(m.late, s)
-		} else {
-			list = append(list, s)
-		}
-	}
-	signal.Notify(m.signals, list...)
-	for _, s := range append(fromTerminal, syscall.SIGCONT) {
-		noteOrigin(s)
-	}
 }
 
 // hasTerminal reports whether the session has a terminal, which it loses by a hang-up (tty(4)).
@@ -95,30 +79,32 @@ func hasTerminal() bool {
 	return true
 }
 
-// follow passes signals on until the process ends.
+// bearBrokenPipes keeps writes into a broken pipe on standard output or standard error from ending xvrun.
+var bearBrokenPipes = sync.OnceFunc(func() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) })
+
+// follow passes signals on, from soon on, until the process ends.
 func (m *mirror) follow() {
-	<-m.armed
-	go func() {
-		late := time.After(lateAfter)
-		for {
-			select {
-			case s := <-m.signals:
-				m.take(s.(syscall.Signal))
-			case <-late:
-				m.notifyLate()
-			}
+	time.AfterFunc(holdFor, func() {
+		m.unhold()
+		for s := range m.signals {
+			m.take(s.(syscall.Signal))
 		}
-	}()
+	})
 }
 
-// notifyLate tells package os/signal of the late signals, and passes on those
-// that have arrived before.
-func (m *mirror) notifyLate() {
-	for _, s := range m.late {
+// unhold leaves signals to package os/signal, and passes those on that were held.
+func (m *mirror) unhold() {
+	for _, s := range mirrored() {
 		signal.Notify(m.signals, s)
+		if act := &m.held[s]; act.handler > sigIgn { // else package runtime has just set its handler
+			setAction(s, act, nil)
+		}
 		if atomic.LoadInt32(&origins[s]) != noOrigin {
 			m.take(s)
 		}
+	}
+	for _, s := range append(fromTerminal, syscall.SIGCONT) {
+		noteOrigin(s)
 	}
 }
 
@@ -126,8 +112,6 @@ func (m *mirror) take(sig syscall.Signal) {
 	switch sig {
 	case syscall.SIGHUP:
 		m.hangup.Store(time.Now().UnixNano())
-	case syscall.SIGPIPE:
-		return
 	case syscall.SIGCONT:
 		// A shell continues the whole group. Only a program in another group,
 		// such as a job-control shell, is still stopped now.
@@ -154,7 +138,8 @@ func (m *mirror) take(sig syscall.Signal) {
 // leader, which is xvrun: a shell that finds the end of its input first doesn't tell its jobs. That may be before the signal
 // was seen here.
 func (m *mirror) hungUp() bool {
-	return m.leads && !hasTerminal() || time.Since(time.Unix(0, m.hangup.Load())) < time.Second
+	held := m.hangup.Load() == 0 && atomic.LoadInt32(&origins[syscall.SIGHUP]) != noOrigin
+	return m.leads && !hasTerminal() || held || time.Since(time.Unix(0, m.hangup.Load())) < time.Second
 }
 
 // alive reports whether the program itself still runs; descendants may outlive it.
@@ -269,8 +254,9 @@ var (
 	runtimeHandler uintptr
 )
 
-// noteSignalAddr returns the address of noteSignal.
+// noteSignalAddr and holdSignalAddr return the addresses of noteSignal and holdSignal.
 func noteSignalAddr() uintptr
+func holdSignalAddr() uintptr
 
 // noOrigin is the entry in origins of a signal that has not arrived yet. It is
 // no si_code.

@@ -11,6 +11,20 @@ TEXT noteSignal<>(SB),NOSPLIT|NOFRAME|TOPFRAME,$0
 	MOVQ ·runtimeHandler(SB), AX
 	JMP AX
 
+// holdSignal does only the first part: the signal is dealt with later.
+TEXT holdSignal<>(SB),NOSPLIT|NOFRAME|TOPFRAME,$0
+	MOVL 8(SI), AX
+	MOVLQSX DI, DI
+	LEAQ ·origins(SB), CX
+	MOVL AX, (CX)(DI*4)
+	RET
+
+// func holdSignalAddr() uintptr
+TEXT ·holdSignalAddr(SB),NOSPLIT,$0-8
+	LEAQ holdSignal<>(SB), AX
+	MOVQ AX, ret+0(FP)
+	RET
+
 // func noteSignalAddr() uintptr
 TEXT ·noteSignalAddr(SB),NOSPLIT,$0-8
 	LEAQ noteSignal<>(SB), AX

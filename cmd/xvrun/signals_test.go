@@ -55,6 +55,39 @@ func TestForwarded(t *testing.T) {
 	}
 }
 
+// TestForwardedAtStart sends a signal to xvrun alone while the program starts: it ends that, or xvrun before.
+func TestForwardedAtStart(t *testing.T) {
+	for delay := time.Duration(0); delay < 70*time.Millisecond; delay += 7 * time.Millisecond {
+		cmd := exec.Command(xvrun, "sleep", "60")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(delay)
+		cmd.Process.Signal(syscall.SIGTERM)
+		limit := time.AfterFunc(10*time.Second, func() { cmd.Process.Kill() })
+		cmd.Wait()
+		limit.Stop()
+		if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); !ws.Signaled() || ws.Signal() != syscall.SIGTERM {
+			t.Errorf("SIGTERM after %v: %v", delay, cmd.ProcessState)
+		}
+	}
+}
+
+// TestBrokenReport has xvrun write its report into a pipe that nobody reads.
+func TestBrokenReport(t *testing.T) {
+	rd, wr, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer wr.Close()
+	rd.Close()
+	cmd := exec.Command(xvrun, "-stats", "-v", "sh", "-c", "exit 3")
+	cmd.Stderr = wr
+	if cmd.Run(); cmd.ProcessState.ExitCode() != 3 {
+		t.Errorf("%v, want exit status 3", cmd.ProcessState)
+	}
+}
+
 // TestStop stops the program alone; xvrun must stop with it, and a SIGCONT for
 // xvrun must continue both.
 func TestStop(t *testing.T) {

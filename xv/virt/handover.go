@@ -114,7 +114,7 @@ func (s *Session) HandOver(program string, argv []string) error {
 	s.handing.Lock()
 	defer s.handing.Unlock()
 	switch {
-	case s.closed.Load() || s.childless():
+	case s.closed.Load() || isClosed(s.gone):
 		return os.ErrProcessDone
 	case !mayTraceStrangers():
 		return errors.New("only descendants may be traced (kernel.yama.ptrace_scope)")
@@ -173,7 +173,7 @@ func (s *Session) part() {
 		unix.Close(p.pidfd)
 	}
 	clear(s.processes)
-	s.fewer.Broadcast()
+	s.fewer()
 	s.mu.Unlock()
 	s.reaper.part()
 	s.agent.close()
@@ -358,6 +358,9 @@ func TakeOver() (*Session, error) {
 	if err := s.restore(&r); err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	s.fewer() // they may all have ended meanwhile
+	s.mu.Unlock()
 	if _, err := ready.Write([]byte{1}); err != nil {
 		return nil, err
 	}

@@ -179,7 +179,7 @@ func (s *Session) born(p *process) bool {
 	defer s.mu.Unlock()
 	_, ok := s.births[p]
 	delete(s.births, p)
-	s.fewer.Broadcast()
+	s.fewer()
 	return ok
 }
 
@@ -257,7 +257,7 @@ func (s *Session) forget(p *process) {
 		s.free = append(s.free, th.slot)
 	}
 	clear(p.threads)
-	s.fewer.Broadcast()
+	s.fewer()
 	for child := range s.births {
 		if child.parent == p {
 			s.expire(child)

@@ -40,7 +40,6 @@ type Session struct {
 	nextSlot  int
 	processes map[int]*process     // by pid
 	births    map[*process]*thread // processes that are being made, with their first thread
-	fewer     *sync.Cond           // told when processes or births have become fewer
 	first     *process
 	left      []*codeSpace // of the last process
 	stop      func(syscall.Signal)
@@ -53,6 +52,7 @@ type Session struct {
 	resting  atomic.Bool   // the servers end although there are processes
 	untied   atomic.Bool   // the first process does not get a signal when this one dies
 	ended    chan struct{} // closed when the first process was reaped
+	gone     chan struct{} // closed when ended is and no process is left
 	status   Status
 	counters counters
 
@@ -76,9 +76,9 @@ func Start(cfg *Config) (*Session, error) {
 		return nil, err
 	}
 	s.warnPrivilege(info, "/proc/self/status")
-	go s.readAhead()
-	result := make(chan error)
+	result := make(chan error, 1)
 	onOwnThread(func() { s.runFirst(result) })
+	s.readAhead()
 	if err := <-result; err != nil {
 		s.closed.Store(true)
 		s.ringAll()
@@ -91,15 +91,13 @@ func Start(cfg *Config) (*Session, error) {
 
 // reaperAfter is how long the first process of a guest is left to PR_SET_PDEATHSIG alone, which it loses when its
 // credentials change.
-const reaperAfter = 20 * time.Millisecond
+const reaperAfter = 50 * time.Millisecond
 
 func newSession(cfg *Config) *Session {
-	s := &Session{
+	return &Session{
 		cfg: *cfg, processes: map[int]*process{}, births: map[*process]*thread{}, nextSlot: 1,
-		ended: make(chan struct{}), started: time.Now(),
+		ended: make(chan struct{}), gone: make(chan struct{}), started: time.Now(),
 	}
-	s.fewer = sync.NewCond(&s.mu)
-	return s
 }
 
 // open makes the shared memory and starts the servers.
@@ -163,10 +161,8 @@ func (s *Session) Pid() int { return s.first.pid }
 
 // Signal sends sig to the first process.
 func (s *Session) Signal(sig syscall.Signal) error {
-	select {
-	case <-s.ended:
+	if isClosed(s.ended) {
 		return os.ErrProcessDone
-	default:
 	}
 	err := unix.PidfdSendSignal(s.first.pidfd, sig, nil, 0)
 	if err == unix.ESRCH {
@@ -215,21 +211,25 @@ func (s *Session) Close() error {
 	return nil
 }
 
-// WaitAll waits until no process of the guest is left: descendants may outlive the first process.
-func (s *Session) WaitAll() {
-	<-s.ended
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for len(s.processes) > 0 || len(s.births) > 0 {
-		s.fewer.Wait()
+// Gone returns a channel that is closed when no process of the guest is left: descendants may outlive the first process.
+func (s *Session) Gone() <-chan struct{} { return s.gone }
+
+// fewer is called, with mu held, when processes or births have become fewer, or the first process was reaped.
+func (s *Session) fewer() {
+	if len(s.processes) > 0 || len(s.births) > 0 || isClosed(s.gone) || !isClosed(s.ended) {
+		return
 	}
+	close(s.gone)
 }
 
-// childless reports whether no process of the guest is left.
-func (s *Session) childless() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.processes) == 0 && len(s.births) == 0
+// isClosed reports whether a channel, on which nothing is sent, is closed.
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // abandon ends the threads that wait for an answer that will not come: those of a process that nobody
@@ -362,8 +362,9 @@ func (s *Session) end(st Status, err error) {
 	if err != nil && s.failure == nil {
 		s.failure = err
 	}
-	s.mu.Unlock()
 	close(s.ended)
+	s.fewer()
+	s.mu.Unlock()
 }
 
 // Codes of SIGCHLD's siginfo (sigaction(2)).
