@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 
+	_ "xvrun/cmd/xvrun/internal/hugeheap"
 	"xvrun/cmd/xvrun/internal/inherited"
 	"xvrun/xv"
 )
