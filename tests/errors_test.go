@@ -232,6 +232,23 @@ func readFile(t *testing.T, path string) []byte {
 	return data
 }
 
+// TestCrowded has a guest take the memory that xv needs: an error names it.
+func TestCrowded(t *testing.T) {
+	harness.NeedXvrun(t)
+	for _, c := range []struct{ name, want string }{
+		{"all", `(?m)^xvrun: .*maps memory at 0x10000000-0x7c000000, where xv is: xv needs 0x11000000 bytes .*the program's memory at 0x10000000-0x7c000000 .*$`},
+		{"vfork", `(?m)^xvrun: .*maps memory at 0x40000000-0x50000000, where xv is: it can't be moved while .*vfork.*$`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			res := harness.RunXV(t, harness.Spec{Argv: []string{harness.Guest(t, "c/crowded.c", harness.PIE), c.name}})
+			if res.Status.ExitStatus() != 125 || len(res.Stdout) > 0 || !regexp.MustCompile(c.want).Match(res.Stderr) {
+				t.Errorf("%s, stdout %q, stderr %q", harness.StatusString(res.Status), res.Stdout, res.Stderr)
+			}
+		})
+	}
+}
+
 // TestLookupInTheWay has a guest place code where xv cannot look it up: an error says so before any of it runs.
 func TestLookupInTheWay(t *testing.T) {
 	harness.NeedXvrun(t)

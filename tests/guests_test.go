@@ -118,6 +118,8 @@ var guests = []guest{
 	{src: "c/patch.c", kinds: harness.AllKinds},
 	{src: "c/apart.c", kinds: harness.AllKinds},
 	{src: "c/manymaps.c"},
+	{src: "c/wherever.c", kinds: []harness.Kind{harness.StaticPIE, harness.PIE}, flags: []string{"-lpthread"}},
+	{src: "c/breaks.c", kinds: fixed},
 	{src: "c/linked.c", kinds: fixed, flags: []string{"-Wl,-Ttext-segment=0x40000000"}},
 	{src: "c/linked.c", kinds: fixed, flags: []string{"-Wl,-Ttext-segment=0x48000000"}},
 	{src: "c/linked.c", kinds: fixed, flags: []string{"-Wl,-Ttext-segment=0x58000000"}},

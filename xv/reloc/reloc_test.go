@@ -122,3 +122,38 @@ func TestChoose(t *testing.T) {
 		}
 	}
 }
+
+func TestAway(t *testing.T) {
+	full := abi.Home{Base: 0x4000_0000, CacheSize: abi.MaxCache, Table: from.Table}
+	half := abi.Home{CacheSize: abi.MaxCache / 2}.End()
+	least := abi.Home{CacheSize: abi.MinCache}.End()
+	own := loader.VMA{Start: full.Base, End: full.End()}
+	mapped := func(lo, hi uint64) loader.VMA { return loader.VMA{Start: lo, End: hi} }
+	for _, c := range []struct {
+		name   string
+		used   []loader.VMA
+		lo, hi uint64
+		base   uint64
+		cache  uint64 // 0: there is no place
+	}{
+		{"highest", nil, 0, 0, abi.HomeEnd - 0x2000_0000, abi.MaxCache},
+		{"below", []loader.VMA{own}, 0x4800_0000, 0x4900_0000, abi.NearFirst, abi.MaxCache},
+		{"above", []loader.VMA{mapped(abi.NearFirst, 0x3000_0000)}, 0x3000_0000, 0x3100_0000, abi.HomeEnd - 0x2000_0000, abi.MaxCache},
+		{"the one free place is asked for", []loader.VMA{mapped(0, 0x5ffc_0000)}, 0x6000_0000, 0x6100_0000, abi.HomeEnd - half, abi.MaxCache / 2},
+		{"less", []loader.VMA{mapped(abi.NearFirst, 0x3000_0000), own}, 0x3000_0000, 0x5000_0000, abi.HomeEnd - half, abi.MaxCache / 2},
+		{"least", []loader.VMA{mapped(abi.NearFirst, abi.HomeEnd-least)}, 0x5000_0000, 0x5000_1000, abi.HomeEnd - least, abi.MinCache},
+		{"none", []loader.VMA{mapped(abi.NearFirst, abi.HomeEnd-least+abi.PageSize)}, 0x5000_0000, 0x5000_1000, 0, 0},
+		{"all is asked for", nil, abi.NearFirst, abi.HomeEnd, 0, 0},
+		{"and more", nil, 0, 1 << 40, 0, 0},
+	} {
+		home, ok := Away(c.used, full, c.lo, c.hi)
+		if ok != (c.cache != 0) || ok && (home.Base != c.base || home.CacheSize != c.cache || home.Table != full.Table) {
+			t.Errorf("%s: %#x, cache %#x, %v; want %#x, cache %#x", c.name, home.Base, home.CacheSize, ok, c.base, c.cache)
+		}
+	}
+	small := full
+	small.CacheSize = 0x10_0000
+	if home, ok := Away(nil, small, 0, 0); !ok || home.CacheSize != small.CacheSize {
+		t.Errorf("a small cache: %+v, %v", home, ok)
+	}
+}

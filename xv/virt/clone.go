@@ -136,6 +136,7 @@ func (th *thread) newChild(flags uint64) (*thread, error) {
 		return nil, err
 	}
 	child.parent = p
+	child.borrows = flags&(unix.CLONE_VM|unix.CLONE_VFORK) == unix.CLONE_VM|unix.CLONE_VFORK
 	s.expect(t)
 	return t, nil
 }

@@ -117,8 +117,7 @@ func (th *thread) hold() bool {
 	default:
 		return false
 	}
-	word32(th.ctx.mem, abi.State).Store(abi.StateRequest)
-	th.waits.Store(true)
+	th.setAside()
 	if !th.draining() && th.waits.Swap(false) { // undrain has not seen it
 		th.p.s.requeue(th)
 	}

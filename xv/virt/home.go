@@ -4,6 +4,7 @@ package virt
 
 import (
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -25,7 +26,7 @@ func (s *Session) firstHome() abi.Home {
 // homeBeside is the home of a program that was just executed, with these mappings: firstHome, or where there is room.
 func (s *Session) homeBeside(maps []loader.VMA) (abi.Home, error) {
 	home := s.firstHome()
-	if isFree(maps, home.Base, home.End()) {
+	if _, taken := mappingIn(maps, home.Base, home.End()); !taken {
 		return home, nil
 	}
 	away, ok := reloc.Away(maps, home, 0, 0)
@@ -35,14 +36,13 @@ func (s *Session) homeBeside(maps []loader.VMA) (abi.Home, error) {
 	return away, nil
 }
 
-// isFree reports whether no mapping has memory in [lo, hi).
-func isFree(maps []loader.VMA, lo, hi uint64) bool {
-	for _, v := range maps {
-		if v.Start < hi && v.End > lo {
-			return false
-		}
+// mappingIn returns the first mapping with memory in [lo, hi).
+func mappingIn(maps []loader.VMA, lo, hi uint64) (v loader.VMA, ok bool) {
+	i := slices.IndexFunc(maps, func(v loader.VMA) bool { return v.Start < hi && v.End > lo })
+	if i < 0 {
+		return v, false
 	}
-	return true
+	return maps[i], true
 }
 
 // noRoom is the error about memory in which there is no room for a region. It names the largest mapping where it could be.

@@ -66,9 +66,17 @@ func (s *Session) setLimits(p *process) error {
 }
 
 // countSpace has the supervisor look at changes of the program break once a process is limited. What maps
-// memory it sees anyway. After a handover it looks at all of them, and can't write the agent's memory.
+// memory it sees anyway.
 func (s *Session) countSpace(l limit) {
-	if l.soft != infinite && !s.agent.readOnly {
+	if l.soft != infinite {
+		s.watchBreak()
+	}
+}
+
+// watchBreak has the supervisor look at changes of the program break. After a handover it looks at all of them, and can't write
+// the agent's memory.
+func (s *Session) watchBreak() {
+	if !s.agent.readOnly {
 		agent.HandOff(s.agent.view, unix.SYS_BRK)
 	}
 }
@@ -206,21 +214,21 @@ func isOurs(home abi.Home, v loader.VMA) bool {
 		v.Start >= home.Table && strings.HasPrefix(v.Path, "/memfd:xv-tables")
 }
 
-// brk is handled while a process has a limit of its address space.
+// brk is handled while a process has a limit of its address space, or a program break that may meet xv.
 func (th *thread) brk(regs *registers) {
 	a := th.args(regs)
-	k := call{unix.SYS_BRK, a}
-	if space, _ := th.p.limits.get(); space.soft == infinite {
-		th.finish(regs, k)
-		return
-	}
 	now := th.remote(call{nr: unix.SYS_BRK})[0]
 	old, next := pageUp(uint64(now)), pageUp(a[0])
-	if next > old && !th.fits(next-old, 0, 0) {
-		th.result(regs, now)
-		return
+	if next > old {
+		if !th.fits(next-old, 0, 0) {
+			th.result(regs, now)
+			return
+		}
+		if !th.makeWay(old, next+pageSize, unless) { // the kernel keeps a page free (mm/mmap.c, brk)
+			return
+		}
 	}
-	th.finish(regs, k)
+	th.finish(regs, call{unix.SYS_BRK, a})
 }
 
 func pageUp(addr uint64) uint64 { return (addr + pageSize - 1) &^ (pageSize - 1) }

@@ -27,23 +27,21 @@ func pages(addr, length uint64) (lo, hi uint64, ok bool) {
 
 // reserved reports whether [lo, hi) touches memory of xv.
 func (as *addressSpace) reserved(lo, hi uint64) bool {
+	return as.inRegion(lo, hi) || as.inTables(lo, hi)
+}
+
+// inTables reports whether [lo, hi) touches lookup tables, or what must stay free in their stead.
+func (as *addressSpace) inTables(lo, hi uint64) bool {
 	c := as.enter()
 	defer as.exit()
-	if lo < c.home.End() && hi > c.home.Base || as.looksUp(c.home, lo, hi) {
+	if as.looksUp(c.home, lo, hi) {
 		return true
 	}
 	c.farMu.RLock()
 	defer c.farMu.RUnlock()
-	tables := c.tableParts(abi.NearStart, abi.NearFirst, 0)
-	if c.upper {
-		tables = append(tables, c.tableParts(abi.NearFirst, abi.NearEnd, 0)...)
-	}
-	for _, m := range tables {
-		if lo < m.addr+m.size && hi > m.addr {
-			return true
-		}
-	}
-	return slices.ContainsFunc(c.far, func(f farTable) bool { return f.overlaps(c.home, lo, hi) })
+	overlaps := func(m mapping) bool { return lo < m.addr+m.size && hi > m.addr }
+	return slices.ContainsFunc(c.nearParts(0), overlaps) ||
+		slices.ContainsFunc(c.far, func(f farTable) bool { return f.overlaps(c.home, lo, hi) })
 }
 
 // looksUp reports whether the lookup of code that no tables cover would read memory of [lo, hi): it must fault.
@@ -197,7 +195,7 @@ func (th *thread) mmap(regs *registers) {
 	prot, flags := th.p.as.guestProt(a[2]), a[3]
 	k := call{unix.SYS_MMAP, a}
 	k.args[2] = kernelProt(prot)
-	if !ok {
+	if !ok || flags&(unix.MAP_FIXED|unix.MAP_FIXED_NOREPLACE) != 0 && a[0]%pageSize != 0 {
 		th.finish(regs, k) // the kernel says what is wrong
 		return
 	}
@@ -212,6 +210,9 @@ func (th *thread) mmap(regs *registers) {
 	}
 	if as.refusesGain(0, 0, prot) {
 		th.result(regs, -int64(unix.EACCES))
+		return
+	}
+	if !th.makeWay(lo, hi, claimOf(flags)) {
 		return
 	}
 	if as.lockNew.Load() {
@@ -265,6 +266,17 @@ func (th *thread) mmap(regs *registers) {
 	th.mapped2(regs, k, r, int(prot))
 }
 
+// claimOf is the claim that an mmap with these flags has to its address.
+func claimOf(flags uint64) claim {
+	switch {
+	case flags&unix.MAP_FIXED_NOREPLACE != 0:
+		return unless
+	case flags&unix.MAP_FIXED != 0:
+		return replace
+	}
+	return hint
+}
+
 // mapped2 ends the mmap k with its result.
 func (th *thread) mapped2(regs *registers, k call, r int64, prot int) {
 	if (r >= 0 || r < -4095) && prot&unix.PROT_EXEC != 0 {
@@ -295,7 +307,7 @@ func (th *thread) munmap(regs *registers) {
 	lo, hi, ok := pages(a[0], a[1])
 	if ok && a[0]%pageSize == 0 {
 		if th.p.as.reserved(lo, hi) {
-			th.result(regs, -int64(unix.EINVAL))
+			th.unmapAround(regs, lo, hi)
 			return
 		}
 		th.loseCode(lo, hi)
@@ -312,14 +324,36 @@ func (th *thread) munmap(regs *registers) {
 	th.finish(regs, call{unix.SYS_MUNMAP, a})
 }
 
+// unmapAround ends an munmap of [lo, hi), where xv has memory too.
+func (th *thread) unmapAround(regs *registers, lo, hi uint64) {
+	for _, part := range th.p.as.around(lo, hi) {
+		th.loseCode(part.lo, part.hi)
+		th.p.as.freed(part.lo)
+		if r := th.remote(call{unix.SYS_MUNMAP, [6]uint64{part.lo, part.hi - part.lo}})[0]; failed(r) {
+			th.result(regs, r)
+			return
+		}
+		th.p.as.forget(part.lo, part.hi)
+	}
+	th.result(regs, 0)
+}
+
 func (th *thread) mremap(regs *registers) {
 	a := th.args(regs)
 	as := th.p.as
 	lo, hi, ok := pages(a[0], max(a[1], 1))
 	_, newHi, newOK := pages(a[4], a[2])
 	fixed := a[3]&unix.MREMAP_FIXED != 0
-	if ok && as.reserved(lo, hi) || fixed && newOK && as.reserved(a[4], newHi) {
+	switch grown := a[0] + pageUp(a[2]); {
+	case ok && as.reserved(lo, hi): // no mapping
+		th.result(regs, -int64(unix.EFAULT))
+		return
+	case fixed && newOK && as.inTables(a[4], newHi):
 		th.result(regs, -int64(unix.EINVAL))
+		return
+	case fixed && newOK && !th.makeWay(a[4], newHi, replace):
+		return
+	case ok && a[3] == 0 && grown > hi && !th.makeWay(hi, grown, unless):
 		return
 	}
 	if a[2] > a[1] && !th.fits(pageUp(a[2]-a[1]), 0, 0) {
@@ -364,13 +398,18 @@ func (th *thread) madvise(regs *registers) {
 	a := th.args(regs)
 	k := call{unix.SYS_MADVISE, a}
 	lo, hi, ok := pages(a[0], a[1])
+	discards := true
 	switch a[2] {
 	case unix.MADV_DONTNEED, madvDontneedLocked, unix.MADV_FREE, unix.MADV_REMOVE:
 	default:
-		ok = false
+		discards = false
 	}
 	as := th.p.as
-	if !ok || !as.hasCode(lo, hi) {
+	if ok && a[0]%pageSize == 0 && as.reserved(lo, hi) {
+		th.adviseAround(regs, k, lo, hi, discards)
+		return
+	}
+	if !ok || !discards || !as.hasCode(lo, hi) {
 		th.finish(regs, k)
 		return
 	}
@@ -382,6 +421,30 @@ func (th *thread) madvise(regs *registers) {
 	as.enter().space.Invalidate(lo, hi)
 	as.exit()
 	th.result(regs, r)
+}
+
+// adviseAround ends the madvise k of [lo, hi), where xv has memory too: natively it meets holes there, and fails when it has done the rest.
+func (th *thread) adviseAround(regs *registers, k call, lo, hi uint64, discards bool) {
+	as := th.p.as
+	for _, part := range as.around(lo, hi) {
+		if discards && as.hasCode(part.lo, part.hi) {
+			if err := as.privatize(th); err != nil {
+				th.p.s.fail(th.p, err)
+				panic(gone{})
+			}
+		}
+		k.args[0], k.args[1] = part.lo, part.hi-part.lo
+		r := th.remote(k)[0]
+		if discards {
+			as.enter().space.Invalidate(part.lo, part.hi)
+			as.exit()
+		}
+		if failed(r) && r != -int64(unix.ENOMEM) {
+			th.result(regs, r)
+			return
+		}
+	}
+	th.result(regs, -int64(unix.ENOMEM))
 }
 
 // protect makes a page read-only before code is translated from it. It reports whether it could.

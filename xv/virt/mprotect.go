@@ -16,10 +16,6 @@ func (th *thread) mprotect(regs *registers) {
 		th.finish(regs, k)
 		return
 	}
-	if th.p.as.reserved(lo, hi) {
-		th.result(regs, -int64(unix.ENOMEM))
-		return
-	}
 	as := th.p.as
 	prot := as.guestProt(a[2])
 	if as.refusesGain(lo, hi, prot) {
@@ -27,12 +23,46 @@ func (th *thread) mprotect(regs *registers) {
 		return
 	}
 	k.args[2] = kernelProt(prot)
-	as.untoggleFor(lo, hi)
-	if prot&unix.PROT_EXEC == 0 {
-		th.makeData(regs, k, codeRange{lo, hi, int(prot)})
-		return
+	r := codeRange{lo, hi, int(prot & (unix.PROT_READ | unix.PROT_WRITE | unix.PROT_EXEC))}
+	var holes []extent
+	if as.reserved(lo, hi) {
+		holes = as.holes(lo, hi)
 	}
-	th.makeExecutable(regs, k, codeRange{lo, hi, int(prot & (unix.PROT_READ | unix.PROT_WRITE | unix.PROT_EXEC))})
+	if len(holes) > 0 {
+		r.hi = holes[0].lo
+	}
+	as.untoggleFor(r.lo, r.hi)
+	switch {
+	case len(holes) > 0:
+		th.protectUpTo(regs, k, r)
+	case prot&unix.PROT_EXEC == 0:
+		r.prot = int(prot)
+		th.makeData(regs, k, r)
+	default:
+		th.makeExecutable(regs, k, r)
+	}
+}
+
+// protectUpTo ends the mprotect k, whose memory is xv's from r.hi on: natively it meets a hole there, and fails when it has changed
+// what comes before.
+func (th *thread) protectUpTo(regs *registers, k call, r codeRange) {
+	errno := -int64(unix.ENOMEM)
+	if r.lo < r.hi {
+		k.args[1] = r.hi - r.lo
+		a := attempt{r.lo, r.hi, th.p.as.codeIn(r.lo, r.hi)}
+		th.suspendCode(r.lo, r.hi, r.prot&(unix.PROT_READ|unix.PROT_EXEC) != 0)
+		switch result := th.protectMemory(k); {
+		case failed(result):
+			th.restoreCode(a, result)
+			errno = result
+		case r.prot&unix.PROT_EXEC != 0:
+			th.gainCode(r.lo, r.hi, r.prot)
+		}
+		if th.p.as.files.Load() {
+			th.p.as.mappedShared()
+		}
+	}
+	th.result(regs, errno)
 }
 
 // codeIn lists what the guest may execute of [lo, hi).

@@ -92,6 +92,9 @@ func (th *thread) prctl(regs *registers) {
 			return
 		}
 		th.finish(regs, call{unix.SYS_PRCTL, a})
+	case unix.PR_SET_MM: // perhaps the program break
+		th.p.s.watchBreak()
+		th.finish(regs, call{unix.SYS_PRCTL, a})
 	case unix.PR_SET_PDEATHSIG, unix.PR_GET_PDEATHSIG:
 		th.untie()
 		th.finish(regs, call{unix.SYS_PRCTL, a})

@@ -27,6 +27,7 @@ type process struct {
 	actions    *actionTable
 	limits     limits
 	executing  atomic.Bool // a thread is in an execve
+	borrows    bool        // its parent is in vfork(2) until it executes a program or ends
 	confining  sync.Mutex  // held while a filter is installed
 	ignoredSet bool        // Config.Ignored was done
 }

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"xvrun/loader"
 	"xvrun/xv/agent"
 	"xvrun/xv/agent/abi"
 	"xvrun/xv/reloc"
@@ -67,7 +68,7 @@ func (s *Session) Relocate(ctx gocontext.Context, r Relocation) (list []Relocate
 func (s *Session) relocateOne(ctx gocontext.Context, r Relocation) (Relocated, error) {
 	for start := time.Now(); ; {
 		try := time.Now()
-		done, err := s.tryRelocate(r)
+		done, err := s.tryRelocate(r.PID, r.choose, r.Discard)
 		if !errors.Is(err, errBusy) || errors.Is(err, unix.EPERM) && time.Since(start) > deniedLimit {
 			return done, err
 		}
@@ -85,11 +86,15 @@ const pausesApart = 10
 // deniedLimit is how long EPERM of ptrace(2) may have reasons that pass.
 const deniedLimit = time.Second
 
-func (s *Session) tryRelocate(r Relocation) (done Relocated, err error) {
+// chooser returns the new home of an address space with these mappings, whose home is from. After an error nothing is moved.
+type chooser func(maps []loader.VMA, from abi.Home) (to abi.Home, err error)
+
+// tryRelocate moves the address space of a process, if all threads can be brought to known points now. The error is errBusy if not.
+func (s *Session) tryRelocate(pid int, to chooser, discard bool) (done Relocated, err error) {
 	s.handing.Lock() // not while the guest is handed over, or the session closed
 	defer s.handing.Unlock()
 	s.mu.Lock()
-	p := s.processes[r.PID]
+	p := s.processes[pid]
 	if p == nil || p.dead.Load() || s.closed.Load() {
 		s.mu.Unlock()
 		return done, os.ErrProcessDone
@@ -100,9 +105,9 @@ func (s *Session) tryRelocate(r Relocation) (done Relocated, err error) {
 	onOwnThread(func() {
 		defer close(ended)
 		defer s.guard(p)
-		m := mover{s: s, as: as}
-		err = m.relocate(r)
-		done = Relocated{r.PID, m.move.From.Base, m.move.To.Base, m.pause}
+		m := mover{s: s, as: as, discard: discard}
+		err = m.relocate(to)
+		done = Relocated{pid, m.move.From.Base, m.move.To.Base, m.pause}
 	})
 	<-ended
 	return done, err
@@ -116,12 +121,14 @@ type mover struct {
 	move  reloc.Move
 	code  *codeSpace // of the new home, which may be the old one
 	pause time.Duration
+
+	discard bool // the translations
 }
 
 // settleLimit is how long the threads may take to come to known points.
 const settleLimit = 50 * time.Millisecond
 
-func (m *mover) relocate(r Relocation) error {
+func (m *mover) relocate(to chooser) error {
 	m.as.moving.Store(true)
 	defer func() {
 		m.as.moving.Store(false)
@@ -138,7 +145,7 @@ func (m *mover) relocate(r Relocation) error {
 	}
 	unlock := sync.OnceFunc(m.as.mu.Unlock)
 	defer unlock()
-	if err := m.prepare(r); err != nil {
+	if err := m.prepare(to); err != nil {
 		if errors.Is(err, unix.ESRCH) { // the leader was killed
 			err = errBusy
 		}
@@ -289,9 +296,13 @@ func (m *mover) goOn() error {
 }
 
 // prepare maps agent and contexts at the new place, and makes cache and tables. After an error nothing has changed.
-func (m *mover) prepare(r Relocation) error {
+func (m *mover) prepare(choose chooser) error {
 	from := m.as.code.home
-	to, err := m.choose(from, r)
+	maps, err := m.leader().th.maps()
+	if err != nil {
+		return err
+	}
+	to, err := choose(maps, from)
 	if err != nil {
 		return err
 	}
@@ -299,7 +310,7 @@ func (m *mover) prepare(r Relocation) error {
 	old := m.as.code
 	m.as.untoggle(old, 0, userLimit) // they have addresses of the home
 	switch {
-	case r.Discard:
+	case m.discard || to.CacheSize != from.CacheSize:
 		m.code, err = old.successor(to)
 	case old.users.Load() > 1:
 		m.code, err = old.copy()
@@ -315,12 +326,8 @@ func (m *mover) prepare(r Relocation) error {
 	return err
 }
 
-// choose returns the new home.
-func (m *mover) choose(from abi.Home, r Relocation) (abi.Home, error) {
-	maps, err := m.leader().th.maps()
-	if err != nil {
-		return from, err
-	}
+// choose is a chooser.
+func (r Relocation) choose(maps []loader.VMA, from abi.Home) (abi.Home, error) {
 	if r.Base == 0 {
 		to, ok := reloc.Choose(maps, from)
 		if !ok {
@@ -334,10 +341,8 @@ func (m *mover) choose(from abi.Home, r Relocation) (abi.Home, error) {
 		return to, fmt.Errorf("no place for a region: %#x (it takes %#x bytes, at a multiple of %#x, from %#x to %#x)", to.Base, to.End()-to.Base,
 			pageSize, uint64(abi.NearFirst), uint64(abi.HomeEnd))
 	}
-	for _, v := range maps {
-		if v.Start < to.End() && v.End > to.Base {
-			return to, fmt.Errorf("no place for a region: %#x: the process has memory at %#x-%#x", to.Base, v.Start, v.End)
-		}
+	if v, ok := mappingIn(maps, to.Base, to.End()); ok {
+		return to, fmt.Errorf("no place for a region: %#x: the process has memory at %#x-%#x", to.Base, v.Start, v.End)
 	}
 	return to, nil
 }

@@ -44,12 +44,18 @@ func (th *thread) shmat(regs *registers) {
 		addr &^= pageSize - 1
 	}
 	lo, hi, ok := pages(addr, size)
+	claim := unless
+	if flags&shmRemap != 0 {
+		claim = replace
+	}
 	switch {
 	case as.refusesGain(0, 0, prot):
 		th.result(regs, -int64(unix.EACCES))
 		return
-	case ok && addr != 0 && as.reserved(lo, hi):
+	case ok && addr != 0 && as.inTables(lo, hi):
 		th.result(regs, -int64(unix.EINVAL))
+		return
+	case ok && addr != 0 && !th.makeWay(lo, hi, claim):
 		return
 	case !th.fits(pageUp(size), 0, 0):
 		th.result(regs, -int64(unix.ENOMEM))

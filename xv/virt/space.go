@@ -46,6 +46,7 @@ type addressSpace struct {
 
 	toggles toggles
 	tools   pageTools
+	way     way
 
 	users atomic.Int32 // processes
 }
@@ -456,10 +457,7 @@ func (c *codeSpace) regionParts(home abi.Home) []mapping {
 
 // lookupParts is what of it are the lookup tables.
 func (c *codeSpace) lookupParts(home abi.Home) []mapping {
-	parts := c.tableParts(abi.NearStart, abi.NearFirst, unix.MAP_FIXED)
-	if c.upper {
-		parts = append(parts, c.tableParts(abi.NearFirst, abi.NearEnd, unix.MAP_FIXED)...)
-	}
+	parts := c.nearParts(unix.MAP_FIXED)
 	for _, f := range c.far {
 		parts = append(parts, f.parts(home, unix.MAP_FIXED)...)
 	}
@@ -469,6 +467,15 @@ func (c *codeSpace) lookupParts(home abi.Home) []mapping {
 // hasNear reports whether the tables for the near zone have entries of an address. The caller holds farMu.
 func (c *codeSpace) hasNear(addr uint64) bool {
 	return addr < abi.NearFirst || addr < abi.NearEnd && c.upper
+}
+
+// nearParts is the parts of the tables for the near zone that are mapped. The caller holds farMu, or is alone.
+func (c *codeSpace) nearParts(flags uint64) []mapping {
+	parts := c.tableParts(abi.NearStart, abi.NearFirst, flags)
+	if c.upper {
+		parts = append(parts, c.tableParts(abi.NearFirst, abi.NearEnd, flags)...)
+	}
+	return parts
 }
 
 // tableParts is the parts of the tables J and C for a part of the near zone, but for those of C whose places far code has.

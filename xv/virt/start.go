@@ -314,8 +314,12 @@ func (th *thread) buildImage(maps []loader.VMA, entry *uint64, stack uint64) err
 		return err
 	}
 	calls = append(calls, call{unix.SYS_SIGALTSTACK, [6]uint64{th.ctx.addr + abi.SigStack, 0}})
-	if err := firstError(calls, th.remote(append(calls, describe)...)); err != nil {
+	results := th.remote(append(calls, describe)...)
+	if err := firstError(calls, results); err != nil {
 		return err
+	}
+	if failed(results[len(calls)]) { // the program break stays where it is
+		p.s.watchBreak()
 	}
 	if err := th.installFaultHandlers(); err != nil {
 		return err
@@ -491,6 +495,7 @@ func (th *thread) executed(next *thread, tid int) error {
 	old := p.as
 	p.as, p.actions = next.p.as, p.actions.afterExec()
 	p.undumpable.Store(false)
+	p.borrows = false
 	p.as.inheritMDWE(old)
 	delete(next.p.threads, next)
 	next.p = p

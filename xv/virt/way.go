@@ -1,0 +1,186 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/loader"
+	"xvrun/xv/agent/abi"
+	"xvrun/xv/reloc"
+)
+
+// Natively nothing is where xv is in a guest. What the guest maps there has xv move elsewhere first: the thread's request is put back,
+// as if it had not been looked at, a relocation takes place, and the request is handled again. What only looks for memory there,
+// or takes it away, finds none.
+
+// way is the relocation that threads of an address space wait for, because they want to map memory where the region is.
+type way struct {
+	mu      sync.Mutex
+	working bool // clearWay is at work
+	failed  bool // and could not do it for a reason that stays
+}
+
+// claim says what becomes of a mapping when other memory is at its place.
+type claim uint8
+
+const (
+	hint    claim = iota // it goes elsewhere
+	unless               // it fails
+	replace              // it replaces that
+)
+
+// inRegion reports whether [lo, hi) touches the region.
+func (as *addressSpace) inRegion(lo, hi uint64) bool {
+	home := as.home()
+	return lo < home.End() && hi > home.Base
+}
+
+// makeWay has xv leave [lo, hi), where the guest's request wants to map memory. It reports whether the handler can go on. Otherwise the request
+// is handled again later: the handler has changed nothing yet, and must end. It goes on too where the memory can't be had and need not.
+func (th *thread) makeWay(lo, hi uint64, c claim) bool {
+	as := th.p.as
+	if !as.inRegion(lo, hi) {
+		return true
+	}
+	maps, err := th.maps()
+	if err != nil {
+		return true
+	}
+	home := as.home()
+	theirs := slices.DeleteFunc(slices.Clone(maps), func(v loader.VMA) bool { return isOurs(home, v) })
+	if _, taken := mappingIn(theirs, lo, hi); taken && c != replace || as.inTables(lo, hi) {
+		return true
+	}
+	as.way.mu.Lock()
+	failed := as.way.failed
+	as.way.mu.Unlock()
+	_, room := reloc.Away(maps, home, lo, hi)
+	switch {
+	case room && !failed && !th.p.borrows:
+		th.askForWay(lo, hi)
+		return false
+	case c != replace:
+		return true
+	case room:
+		err = errors.New("it can't be moved while the parent of the process is in vfork(2), nor after a failure")
+	default:
+		err = noRoom(append(theirs, loader.VMA{Start: lo, End: hi}))
+	}
+	th.p.s.fail(th.p, fmt.Errorf("process %d maps memory at %#x-%#x, where xv is: %w", th.p.pid, lo, hi, err))
+	panic(gone{})
+}
+
+// askForWay puts the request back, to be handled again when xv has left [lo, hi).
+func (th *thread) askForWay(lo, hi uint64) {
+	w := &th.p.as.way
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	th.setAside()
+	if !w.working {
+		w.working = true
+		go th.p.s.clearWay(th.p, th.p.as, lo, hi)
+	}
+}
+
+// setAside makes a request that was taken one that waits: serveAgain has it handled.
+func (th *thread) setAside() {
+	word32(th.ctx.mem, abi.State).Store(abi.StateRequest)
+	th.waits.Store(true)
+}
+
+// clearWay moves the region of an address space out of [lo, hi) for the threads that wait for it.
+func (s *Session) clearWay(p *process, as *addressSpace, lo, hi uint64) {
+	defer s.guard(p)
+	err := s.moveAway(p, as, lo, hi)
+	w := &as.way
+	w.mu.Lock()
+	w.working = false
+	w.failed = err != nil
+	w.mu.Unlock()
+	if err != nil {
+		s.trace("%d: moving out of %#x-%#x: %v", p.pid, lo, hi, err)
+	}
+	// Also those that have asked since. Others may have brought the threads to a halt meanwhile: not before these are done.
+	s.handing.Lock()
+	defer s.handing.Unlock()
+	if !s.closed.Load() {
+		s.serveAgain(s.threadsOf(as))
+	}
+}
+
+// errWayClear says that there is nothing to be moved.
+var errWayClear = errors.New("the region is elsewhere")
+
+// moveAway tries until the region of an address space, in which p is, is out of [lo, hi).
+func (s *Session) moveAway(p *process, as *addressSpace, lo, hi uint64) error {
+	away := func(maps []loader.VMA, from abi.Home) (abi.Home, error) {
+		if p.space() != as || lo >= from.End() || hi <= from.Base {
+			return from, errWayClear
+		}
+		to, ok := reloc.Away(maps, from, lo, hi)
+		if !ok {
+			return from, errWayClear // no longer; makeWay says why
+		}
+		return to, nil
+	}
+	for start := time.Now(); ; {
+		try := time.Now()
+		_, err := s.tryRelocate(p.pid, away, false)
+		switch {
+		case err == nil || errors.Is(err, errWayClear) || p.ends():
+			return nil
+		case !errors.Is(err, errBusy) || errors.Is(err, unix.EPERM) && time.Since(start) > deniedLimit:
+			return err
+		}
+		time.Sleep(time.Millisecond + time.Since(try))
+	}
+}
+
+// extent is the memory from lo to hi.
+type extent struct{ lo, hi uint64 }
+
+// holes lists where the guest has no memory in [lo, hi) because xv has: the region, and lookup tables.
+func (as *addressSpace) holes(lo, hi uint64) (list []extent) {
+	c := as.enter()
+	defer as.exit()
+	add := func(start, end uint64) {
+		if start < hi && end > lo {
+			list = append(list, extent{max(start, lo), min(end, hi)})
+		}
+	}
+	add(c.home.Base, c.home.End())
+	c.farMu.RLock()
+	defer c.farMu.RUnlock()
+	for _, m := range c.nearParts(0) {
+		add(m.addr, m.addr+m.size)
+	}
+	for i := range c.far {
+		for _, at := range places(c.home, c.far[i].lo) {
+			add(at, at+farSize)
+		}
+	}
+	slices.SortFunc(list, func(a, b extent) int { return cmp.Compare(a.lo, b.lo) })
+	return list
+}
+
+// around lists the parts of [lo, hi) that are not xv's.
+func (as *addressSpace) around(lo, hi uint64) (list []extent) {
+	for _, h := range as.holes(lo, hi) {
+		if lo < h.lo {
+			list = append(list, extent{lo, h.lo})
+		}
+		lo = max(lo, h.hi)
+	}
+	if lo < hi {
+		list = append(list, extent{lo, hi})
+	}
+	return list
+}
