@@ -25,9 +25,13 @@ static uint64_t field(int n)
 	return strtoull(p, 0, 10);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-	const uintptr_t start = 0x3f000000;
+	const uintptr_t start = 0x3f000000, end = 0x58000000;
+	if ((uintptr_t)sbrk(0) > start - (1 << 24) && (uintptr_t)sbrk(0) < end) { // by chance
+		execv("/proc/self/exe", argv);
+		return argc;
+	}
 	map.start_code = field(26), map.end_code = field(27), map.start_stack = field(28);
 	map.start_data = field(45), map.end_data = field(46);
 	map.arg_start = field(48), map.arg_end = field(49), map.env_start = field(50), map.env_end = field(51);
