@@ -7,7 +7,8 @@
 // CPU answers them; several hand-offs are handled at the same time, one at most for each guest thread.
 //
 // Locks, in the order in which they may be taken: thread.hostMu, addressSpace.mu, the cache's own lock, pageTools.mu,
-// addressSpace.rangesMu, Session.mu. Session.handing comes before all of them, way.mu is held alone. A callback of the host is called with none, but for pageTool.filling of a pager.
+// addressSpace.rangesMu, Session.mu. Session.handing comes before all of them, way.mu is held alone. A callback of the host is
+// called with none, but for pageTool.filling of a pager.
 package virt
 
 import (

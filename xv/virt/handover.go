@@ -82,6 +82,7 @@ type filterRecord struct {
 type processRecord struct {
 	PID, PIDFD     int
 	Undumpable     bool
+	Borrows        bool
 	SpaceLimit     [2]uint64
 	FilesLimit     uint64
 	Space, Actions int
@@ -261,7 +262,7 @@ func (s *Session) record(files *fdList) *record {
 			r.Actions = append(r.Actions, p.actions.record())
 		}
 		pr := processRecord{
-			PID: p.pid, PIDFD: files.add(p.pidfd), Undumpable: p.undumpable.Load(),
+			PID: p.pid, PIDFD: files.add(p.pidfd), Undumpable: p.undumpable.Load(), Borrows: p.borrows,
 			Space: slices.Index(spaces, p.as), Actions: slices.Index(actions, p.actions),
 		}
 		space, files := p.limits.get()
@@ -494,6 +495,7 @@ func (s *Session) restoreProcess(r processRecord, as *addressSpace, actions *act
 	p := s.newProcess(r.PID, as, actions)
 	p.pidfd = fd(r.PIDFD)
 	p.undumpable.Store(r.Undumpable)
+	p.borrows = r.Borrows
 	p.limits.space, p.limits.files = limit{r.SpaceLimit[0], r.SpaceLimit[1]}, r.FilesLimit
 	s.processes[p.pid] = p
 	for _, tr := range r.Threads {

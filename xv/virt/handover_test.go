@@ -19,10 +19,10 @@ func TestRecordComplete(t *testing.T) {
 			"store bells nothing togglePool mu free births gone first left stop failure settling handing closed draining resting ended status " +
 				"counters traceMu traceLost deaths untied"},
 		{Config{}, "Trace CacheSize StoreDir", "Path Argv Env Dir Files Ignored Limits Setpgid Warn OnFault"},
-		{process{}, "pid pidfd undumpable limits threads as actions", "s parent dead executing confining ignoredSet"},
+		{process{}, "pid pidfd undumpable borrows limits threads as actions", "s parent dead executing confining ignoredSet"},
 		{thread{}, "slot tid alt resuming waits away passed held op trap arrived skipStep confined",
 			"p ctx dead left cloning server looked answered parked busy zeroed target kicked kicking stopped weight absent step admitted hostMu inHost raising undo starting attempting stepAt"},
-		{addressSpace{}, "code ranges protected aliases guardLo guardHi files readExec lockNew mdwe unpassed", "s mu closed unmapped moving rangesMu users tools next toggles"},
+		{addressSpace{}, "code ranges protected aliases guardLo guardHi files readExec lockNew mdwe unpassed", "s mu closed unmapped moving rangesMu users tools next toggles way"},
 		{codeSpace{}, "home upper far warm volatile", "s cache tables farMu covering space users generation asked"},
 		{signalStack{}, "sp flags size", ""},
 		{trapWords{}, "trap err cr2", ""},

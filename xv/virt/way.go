@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -135,7 +136,7 @@ func (s *Session) moveAway(p *process, as *addressSpace, lo, hi uint64) error {
 		try := time.Now()
 		_, err := s.tryRelocate(p.pid, away, false)
 		switch {
-		case err == nil || errors.Is(err, errWayClear) || p.ends():
+		case err == nil || errors.Is(err, errWayClear) || errors.Is(err, os.ErrProcessDone):
 			return nil
 		case !errors.Is(err, errBusy) || errors.Is(err, unix.EPERM) && time.Since(start) > deniedLimit:
 			return err
