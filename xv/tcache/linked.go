@@ -318,7 +318,7 @@ func (s *Space) RestoreLinked(m Memory, lo, hi, origin uint64, linked []byte, li
 	if !ok || !movable(origin+relative(rd.header[linkedLo]), origin+relative(rd.header[linkedHi])) || !s.matches(&rd, d, lo, hi, origin) {
 		return 0
 	}
-	relocs := s.workshop.relocs[:0]
+	relocs := slices.Grow(s.workshop.relocs[:0], len(rd.relocs)/4)
 	for i := 0; i < len(rd.relocs); i += 4 {
 		relocs = append(relocs, translate.Reloc(binary.LittleEndian.Uint32(rd.relocs[i:])))
 	}

@@ -78,6 +78,7 @@ func Start(cfg *Config) (*Session, error) {
 	s.warnPrivilege(info, "/proc/self/status")
 	result := make(chan error, 1)
 	onOwnThread(func() { s.runFirst(result) })
+	s.startServers()
 	s.readAhead()
 	if err := <-result; err != nil {
 		s.closed.Store(true)
@@ -100,7 +101,7 @@ func newSession(cfg *Config) *Session {
 	}
 }
 
-// open makes the shared memory and starts the servers.
+// open makes the shared memory.
 func (s *Session) open() error {
 	// Guests are looked at and reached by /proc.
 	if self, err := os.Readlink("/proc/self"); err != nil || self != strconv.Itoa(os.Getpid()) {
@@ -125,11 +126,7 @@ func (s *Session) open() error {
 	if s.reaper, err = newReaper(s.contexts); err != nil {
 		return err
 	}
-	if err = s.hangBells(); err != nil {
-		return err
-	}
-	s.startServers()
-	return nil
+	return s.hangBells()
 }
 
 // release frees what open made. The servers must have nothing left to serve. The memory goes after the

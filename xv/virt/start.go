@@ -29,6 +29,8 @@ func (s *Session) forkFirst() (*process, error) {
 		}
 		attr.Files = append(attr.Files, fd)
 	}
+	cpus := pin()
+	defer unpin(0, cpus)
 	var pid int
 	mask, err := blocked(func() (err error) {
 		pid, err = syscall.ForkExec(s.cfg.Path, s.cfg.Argv, attr)
@@ -56,7 +58,7 @@ func (s *Session) forkFirst() (*process, error) {
 	if err != nil || !ws.Stopped() {
 		return nil, fmt.Errorf("process %d did not stop at its execve: status %#x, %v", pid, ws, err)
 	}
-	p, err := s.injectFirst(pid, mask)
+	p, err := s.injectFirst(pid, mask, cpus)
 	if err != nil {
 		unix.Kill(pid, unix.SIGKILL)
 		unix.Wait4(pid, nil, 0, nil)
@@ -80,8 +82,8 @@ func blocked(f func() error) (mask uint64, err error) {
 	return mask, err
 }
 
-// injectFirst puts the agent into the first process. Its guest's signal mask is mask.
-func (s *Session) injectFirst(pid int, mask uint64) (*process, error) {
+// injectFirst puts the agent into the first process. Its guest's signal mask is mask, cpus as for inject.
+func (s *Session) injectFirst(pid int, mask uint64, cpus *unix.CPUSet) (*process, error) {
 	as, err := s.newAddressSpace()
 	if err != nil {
 		return nil, err
@@ -99,15 +101,15 @@ func (s *Session) injectFirst(pid int, mask uint64) (*process, error) {
 		return nil, err
 	}
 	th.setGuestMask(mask)
-	if err := th.inject(pid); err != nil {
+	if err := th.inject(pid, cpus); err != nil {
 		return nil, fmt.Errorf("putting the agent into process %d: %w", pid, err)
 	}
 	return p, nil
 }
 
 // inject maps the agent and the contexts into the program that thread tid has just executed, and
-// lets it continue in the agent. tid is in a ptrace stop of the calling OS thread.
-func (th *thread) inject(tid int) error {
+// lets it continue in the agent, on any of cpus. tid is in a ptrace stop of the calling OS thread.
+func (th *thread) inject(tid int, cpus *unix.CPUSet) error {
 	s := th.p.s
 	th.tid = tid
 	var regs unix.PtraceRegs
@@ -149,6 +151,7 @@ func (th *thread) inject(tid int) error {
 	if err := unix.PtraceSetRegs(tid, &regs); err != nil {
 		return fmt.Errorf("PTRACE_SETREGS: %w", err)
 	}
+	unpin(tid, cpus)
 	if err := unix.PtraceDetach(tid); err != nil {
 		return fmt.Errorf("PTRACE_DETACH: %w", err)
 	}
@@ -519,5 +522,5 @@ func (th *thread) executed(next *thread, tid int) error {
 	case ws.StopSignal() != unix.SIGTRAP: // a signal came first: it is sent again
 		defer unix.Tgkill(p.pid, tid, ws.StopSignal())
 	}
-	return next.inject(tid)
+	return next.inject(tid, nil)
 }
