@@ -3,6 +3,7 @@
 package virt
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -102,10 +103,42 @@ func (s *Session) mapAgent(c caller, b borrower, home abi.Home, unpassed bool) e
 	}
 	parts := []mapping{
 		{code, home.Agent(), abi.AgentSize, 0, unix.PROT_READ | unix.PROT_EXEC, unix.MAP_FIXED_NOREPLACE},
-		{s.contexts, home.Contexts(), abi.ContextsSize, 0, unix.PROT_READ | unix.PROT_WRITE, unix.MAP_FIXED_NOREPLACE},
+		s.contextPart(home, unix.MAP_FIXED_NOREPLACE),
 	}
 	if pass.object != code {
 		parts = append(parts, pass) // the table of all homes
 	}
 	return mapParts(c, b, parts)
+}
+
+// contextPart is where the contexts are mapped at a home.
+func (s *Session) contextPart(home abi.Home, flags uint64) mapping {
+	return mapping{s.contexts, home.Contexts(), abi.ContextsSize, 0, unix.PROT_READ | unix.PROT_WRITE, flags}
+}
+
+// narrow is what halted threads need of a region: the agent, and the contexts that are in use.
+func (s *Session) narrow(home abi.Home) extent {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return extent{home.Base, home.Slot(s.nextSlot)}
+}
+
+// awayFrom is the home for an address space with these mappings, whose home is from, that is out of [lo, hi). Its cache is as large as it can be
+// there, up to the size at the start.
+func (s *Session) awayFrom(maps []loader.VMA, from abi.Home, lo, hi uint64) (to abi.Home, ok bool) {
+	want := from
+	want.CacheSize = s.firstHome().CacheSize
+	if to, ok = reloc.Away(maps, want, lo, hi); ok {
+		return to, true
+	}
+	kept := s.narrow(from) // the new region may have the place of the rest
+	maps = slices.DeleteFunc(slices.Clone(maps), func(v loader.VMA) bool { return v.Start >= from.Base && v.Start < from.End() })
+	i, _ := slices.BinarySearchFunc(maps, kept.lo, func(v loader.VMA, at uint64) int { return cmp.Compare(v.Start, at) })
+	if to, ok = reloc.Away(slices.Insert(maps, i, loader.VMA{Start: kept.lo, End: kept.hi}), want, lo, hi); ok {
+		return to, true
+	}
+	for to = from; to.End() > lo && to.CacheSize > abi.MinCache; { // it stays, with a smaller cache
+		to.CacheSize = max(to.CacheSize/2&^(abi.PageSize-1), abi.MinCache)
+	}
+	return to, to.End() <= lo
 }

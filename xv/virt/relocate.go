@@ -320,8 +320,37 @@ func (m *mover) prepare(choose chooser) error {
 	if err != nil {
 		return err
 	}
-	if err = m.mapRegion(); err != nil && m.code != old {
+	overlap := to.Base != from.Base && to.Base < from.End() && to.End() > from.Base
+	if overlap {
+		err = m.shed()
+	}
+	if err == nil && to.Base != from.Base {
+		err = m.mapRegion()
+	}
+	if err != nil && m.code != old {
 		m.code.close()
+	}
+	if err != nil && overlap {
+		return errors.Join(err, m.unshed())
+	}
+	return err
+}
+
+// shed unmaps what nobody needs of the old region while all threads are halted, which the new one may overlap.
+func (m *mover) shed() error {
+	from, kept := m.move.From, m.s.narrow(m.move.From)
+	return m.once(func(h *halted) error {
+		return perform(m.injector(h, from), call{unix.SYS_MUNMAP, [6]uint64{kept.hi, from.End() - kept.hi}})
+	})
+}
+
+// unshed maps it again. After an error the guest can't go on.
+func (m *mover) unshed() error {
+	from := m.move.From
+	parts := append(m.as.code.regionParts(from), m.s.contextPart(from, unix.MAP_FIXED))
+	err := m.once(func(h *halted) error { return mapParts(m.injector(h, from), borrower{h.th.p.pid, h.tid}, parts) })
+	if p := m.leader().th.p; err != nil {
+		m.s.fail(p, fmt.Errorf("the region of process %d: %w", p.pid, err))
 	}
 	return err
 }
@@ -397,7 +426,11 @@ func (m *mover) commit() error {
 		old.abandon()
 	}
 	return m.once(func(h *halted) error {
-		return perform(m.injector(h, to), call{unix.SYS_MUNMAP, [6]uint64{from.Base, from.End() - from.Base}})
+		var calls []call
+		for _, left := range (extent{from.Base, from.End()}).without(extent{to.Base, to.End()}) {
+			calls = append(calls, call{unix.SYS_MUNMAP, [6]uint64{left.lo, left.hi - left.lo}})
+		}
+		return perform(m.injector(h, to), calls...)
 	})
 }
 

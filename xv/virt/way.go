@@ -15,7 +15,6 @@ import (
 
 	"xvrun/loader"
 	"xvrun/xv/agent/abi"
-	"xvrun/xv/reloc"
 )
 
 // Natively nothing is where xv is in a guest. What the guest maps there has xv move elsewhere first: the thread's request is put back,
@@ -63,7 +62,7 @@ func (th *thread) makeWay(lo, hi uint64, c claim) bool {
 	as.way.mu.Lock()
 	failed := as.way.failed
 	as.way.mu.Unlock()
-	_, room := reloc.Away(maps, home, lo, hi)
+	_, room := th.p.s.awayFrom(maps, home, lo, hi)
 	switch {
 	case room && !failed && !th.p.borrows:
 		th.askForWay(lo, hi)
@@ -126,7 +125,7 @@ func (s *Session) moveAway(p *process, as *addressSpace, lo, hi uint64) error {
 		if p.space() != as || lo >= from.End() || hi <= from.Base {
 			return from, errWayClear
 		}
-		to, ok := reloc.Away(maps, from, lo, hi)
+		to, ok := s.awayFrom(maps, from, lo, hi)
 		if !ok {
 			return from, errWayClear // no longer; makeWay says why
 		}
@@ -147,6 +146,17 @@ func (s *Session) moveAway(p *process, as *addressSpace, lo, hi uint64) error {
 
 // extent is the memory from lo to hi.
 type extent struct{ lo, hi uint64 }
+
+// without lists the parts of e that are not in other.
+func (e extent) without(other extent) (list []extent) {
+	if below := (extent{e.lo, min(e.hi, other.lo)}); below.lo < below.hi {
+		list = append(list, below)
+	}
+	if above := (extent{max(e.lo, other.hi), e.hi}); above.lo < above.hi {
+		list = append(list, above)
+	}
+	return list
+}
 
 // holes lists where the guest has no memory in [lo, hi) because xv has: the region, and lookup tables.
 func (as *addressSpace) holes(lo, hi uint64) (list []extent) {

@@ -114,26 +114,28 @@ static int nth(int order, int k)
 	return PIECES / 2 + (k % 2 ? k + 1 : -k) / 2;
 }
 
-// pieces maps all pieces, but not more than AT_ONCE at a time.
-static void pieces(int order)
+// some maps so many pieces, but not more than at_once at a time, and then unmaps all.
+static void some(int order, int pieces, int at_once)
 {
-	for (int k = 0; k < PIECES; k++) {
-		if (k >= AT_ONCE) {
-			int last = nth(order, k - AT_ONCE);
+	for (int k = 0; k < pieces; k++) {
+		if (k >= at_once) {
+			int last = nth(order, k - at_once);
 			CHECK(marked(last));
 			CHECK(munmap((void *)place(last), PIECE) == 0);
 		}
 		put(nth(order, k), k + order);
 	}
 	// Code at such an address.
-	uintptr_t code = place(nth(order, PIECES - 2)) + 0x123456;
+	uintptr_t code = place(nth(order, pieces - 2)) + 0x123456;
 	memcpy((void *)code, "\xb8\x2a\x00\x00\x00\xc3", 6); // mov eax,42 ; ret
 	CHECK(mprotect((void *)(code & -4096ul), 4096, PROT_READ | PROT_EXEC) == 0);
 	CHECK(executed(code) == 42);
-	for (int k = PIECES - AT_ONCE; k < PIECES; k++)
+	for (int k = pieces - at_once; k < pieces; k++)
 		CHECK(marked(nth(order, k)));
 	CHECK(munmap((void *)first, (size_t)PIECE * PIECES) == 0);
 }
+
+static void pieces(int order) { some(order, PIECES, AT_ONCE); }
 
 // nothing makes calls about ranges with little memory in them.
 static void nothing(void)
@@ -184,6 +186,8 @@ static void all(void)
 {
 	for (int order = 0; order < 3; order++)
 		pieces(order);
+	some(0, 23, 23); // nearly all that there is
+	some(1, 22, 22);
 	nothing();
 	CHECK(signal(SIGUSR1, on_signal) != SIG_ERR);
 	put(5, 0);
