@@ -32,6 +32,8 @@ int main(int argc, char **argv)
 		execv("/proc/self/exe", argv);
 		return argc;
 	}
+	static char out[4096]; // malloc would be confused
+	setvbuf(stdout, out, _IOFBF, sizeof out);
 	map.start_code = field(26), map.end_code = field(27), map.start_stack = field(28);
 	map.start_data = field(45), map.end_data = field(46);
 	map.arg_start = field(48), map.arg_end = field(49), map.env_start = field(50), map.env_end = field(51);
