@@ -232,6 +232,9 @@ func (th *thread) mmap(regs *registers) {
 			return
 		}
 		if flags&unix.MAP_FIXED_NOREPLACE == 0 {
+			if prot&unix.PROT_EXEC == 0 {
+				th.spareImages(lo, hi, regs.rip)
+			}
 			th.loseCode(lo, hi)
 		}
 		if as.covers(lo, hi) && flags&unix.MAP_FIXED_NOREPLACE == 0 {

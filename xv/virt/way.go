@@ -24,8 +24,8 @@ import (
 // way is the relocation that threads of an address space wait for, because they want to map memory where the region is.
 type way struct {
 	mu      sync.Mutex
-	working bool // clearWay is at work
-	failed  bool // and could not do it for a reason that stays
+	working bool  // clearWay is at work
+	failed  error // why it could not do it, which stays so
 }
 
 // claim says what becomes of a mapping when other memory is at its place.
@@ -64,17 +64,29 @@ func (th *thread) makeWay(lo, hi uint64, c claim) bool {
 	as.way.mu.Unlock()
 	_, room := th.p.s.awayFrom(maps, home, lo, hi)
 	switch {
-	case room && !failed && !th.p.borrows:
+	case room && failed == nil && !th.p.borrows:
 		th.askForWay(lo, hi)
 		return false
 	case c != replace:
 		return true
-	case room:
-		err = errors.New("it can't be moved while the parent of the process is in vfork(2), nor after a failure")
-	default:
+	case !room:
 		err = noRoom(append(theirs, loader.VMA{Start: lo, End: hi}))
+	case failed != nil:
+		err = failed
+	default:
+		err = errors.New("it can't be moved while the parent of the process is in vfork(2)")
 	}
 	th.p.s.fail(th.p, fmt.Errorf("process %d maps memory at %#x-%#x, where xv is: %w", th.p.pid, lo, hi, err))
+	panic(gone{})
+}
+
+// spareImages ends the guest where memory at [lo, hi) would replace the code at rip that has asked for it: natively its image is elsewhere.
+func (th *thread) spareImages(lo, hi, rip uint64) {
+	if rip < max(lo, nearImages) || rip >= min(hi, abi.HomeEnd) {
+		return
+	}
+	th.p.s.fail(th.p, fmt.Errorf("process %d maps memory at %#x-%#x and replaces the code that does so: xv has placed images there, from %#x on; "+
+		"have the program use addresses above 2 GiB", th.p.pid, lo, hi, uint64(nearImages)))
 	panic(gone{})
 }
 
@@ -103,7 +115,7 @@ func (s *Session) clearWay(p *process, as *addressSpace, lo, hi uint64) {
 	w := &as.way
 	w.mu.Lock()
 	w.working = false
-	w.failed = err != nil
+	w.failed = err
 	w.mu.Unlock()
 	if err != nil {
 		s.trace("%d: moving out of %#x-%#x: %v", p.pid, lo, hi, err)
