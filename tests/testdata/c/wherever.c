@@ -44,11 +44,11 @@ static void *worker(void *arg)
 {
 	uint64_t want = compute((uintptr_t)arg);
 	long rounds = 0;
-	while (!stop) {
+	do {
 		if (compute((uintptr_t)arg) != want)
 			return (void *)-1;
 		rounds++;
-	}
+	} while (!stop);
 	return (void *)rounds;
 }
 
