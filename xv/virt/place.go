@@ -126,7 +126,7 @@ func (th *thread) placeIn(k call, hint, size uint64, in int) (int64, bool) {
 		if err != nil {
 			return 0, false
 		}
-		maps = besides(maps, th.home())
+		maps = besides(maps, th.home(), th.p.as.codeIn(0, 2*abi.NearEnd))
 		addr, ok := findGap(maps, size, z.fit, z.first, z.hi)
 		if !ok {
 			addr, ok = findGap(maps, size, z.fit, z.lo, z.hi)
@@ -167,13 +167,16 @@ func findGap(maps []loader.VMA, size uint64, fit fit, lo, hi uint64) (uint64, bo
 	return at, at >= lo && at < hi && hi-at >= size
 }
 
-// besides are mappings, in the order of their starts, with what memory near code should not be placed over: the region of a home, and
-// what has table C where code from NearEnd on has table J (see keepApart).
-func besides(maps []loader.VMA, home abi.Home) []loader.VMA {
+// besides are mappings, in the order of their starts, with what nothing should be placed over: the region of a home, and what has its
+// tables where code below 2 GiB has them (see keepApart).
+func besides(maps []loader.VMA, home abi.Home, code ranges) []loader.VMA {
 	all := append(slices.Clone(maps), loader.VMA{Start: home.Base, End: home.End()})
-	for _, v := range maps {
-		if v.Start >= abi.NearEnd && v.Start < 2*abi.NearEnd && !isOurs(home, v) {
-			all = append(all, loader.VMA{Start: v.Start - translate.CallBias, End: v.End - translate.CallBias})
+	for _, c := range code {
+		lo, hi := c.lo&^(farGrain-1), (c.hi+farGrain-1)&^(farGrain-1)
+		if lo >= abi.NearEnd {
+			all = append(all, loader.VMA{Start: lo - translate.CallBias, End: hi - translate.CallBias})
+		} else {
+			all = append(all, loader.VMA{Start: lo + translate.CallBias, End: hi + translate.CallBias})
 		}
 	}
 	slices.SortFunc(all, func(a, b loader.VMA) int { return cmp.Compare(a.Start, b.Start) })

@@ -280,7 +280,13 @@ func (th *thread) buildImage(maps []loader.VMA, entry *uint64, stack uint64) err
 	if err != nil {
 		return err
 	}
-	plan, err := loader.Plan(maps, view.Aux, imageGap(besides(maps, as.code.home)))
+	var code ranges
+	for _, v := range maps {
+		if v.Prot&loader.ProtExec != 0 && v.End <= 2*abi.NearEnd {
+			code = append(code, codeRange{v.Start, v.End, v.Prot})
+		}
+	}
+	plan, err := loader.Plan(maps, view.Aux, imageGap(besides(maps, as.code.home, code)))
 	if err != nil {
 		return err
 	}
