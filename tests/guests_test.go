@@ -113,6 +113,8 @@ var guests = []guest{
 	{src: "c/membarrier.c", kinds: harness.AllKinds},
 	{src: "c/jitthreads.c"},
 	{src: "c/code.c", kinds: harness.AllKinds},
+	{src: "c/births.c"},
+	{src: "c/moved.c"},
 	{src: "c/toggle.c", kinds: glibc, flags: []string{"-lpthread"}},
 	{src: "c/trampoline.c", kinds: glibc, flags: []string{"-Wl,-z,execstack"}},
 	{src: "c/patch.c", kinds: harness.AllKinds},

@@ -60,8 +60,10 @@ func (th *thread) clone3(regs *registers) {
 // caller's.
 func (th *thread) cloneWith(regs *registers, k call, flags, stack uint64) {
 	s, p := th.p.s, th.p
+	th.forking.Store(flags&unix.CLONE_VM == 0)
 	child, err := th.newChild(flags)
 	if err != nil {
+		th.forking.Store(false)
 		s.trace("%d: clone: %v", th.tid, err)
 		th.result(regs, -int64(unix.EAGAIN))
 		return
@@ -72,7 +74,10 @@ func (th *thread) cloneWith(regs *registers, k call, flags, stack uint64) {
 		state.gpr[rsp] = stack
 	}
 	ownID := th.admitTIDs(k, flags)
-	child.starting = func() { child.begun(p, state, flags, ownID) }
+	child.starting = func() {
+		th.forking.Store(false) // also if the parent waits for its end (CLONE_VFORK)
+		child.begun(p, state, flags, ownID)
+	}
 	child.p.as.inherit(child)
 	child.ctx.setU64(abi.GuestGS, th.ctx.u64(abi.GuestGS))
 	child.setGuestMask(th.guestMask())

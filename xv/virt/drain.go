@@ -104,7 +104,7 @@ func (th *thread) hold() bool {
 		return false
 	}
 	switch th.ctx.u32(abi.Kind) {
-	case abi.KindSyscall, abi.KindEFAULT:
+	case abi.KindSyscall, abi.KindFailed:
 	case abi.KindSignal: // a missed branch; anything else is handled, and ends with one
 		f, err := th.frame()
 		if err != nil || f.reg(frRIP) != 0 || th.raising != nil {

@@ -25,8 +25,8 @@ type halted struct {
 const haltLimit = 20 * time.Millisecond
 
 // halt stops a thread wherever it is. A system call that it sleeps in begins again when it goes on, with the time that is left
-// (restart_syscall(2)), unless it was done. After an error the thread may still stop: the calling OS thread must end,
-// which lets it go on.
+// (restart_syscall(2)), unless it was done. If the error is errLate, the calling OS thread must call releaseLate; after another one
+// the thread is not its tracee, or dead.
 func (th *thread) halt() (*halted, error) {
 	h := &halted{th: th, tid: th.tid}
 	if err := seize(h.tid, 0); err == unix.EPERM { // perhaps only now: it ends, or is traced for an execve
@@ -37,14 +37,11 @@ func (th *thread) halt() (*halted, error) {
 	if err := ptrace(unix.PTRACE_INTERRUPT, h.tid, 0, 0); err != nil {
 		return nil, fmt.Errorf("PTRACE_INTERRUPT of thread %d: %w", h.tid, err)
 	}
-	if err := h.await(); err != nil {
+	if err := h.await(time.Now().Add(haltLimit)); err != nil {
+		return h, err
+	}
+	if err := h.load(); err != nil {
 		return nil, err
-	}
-	if err := unix.PtraceGetRegs(h.tid, &h.regs); err != nil {
-		return nil, fmt.Errorf("PTRACE_GETREGS: %w", err)
-	}
-	if err := ptrace(ptraceGetSigMask, h.tid, 8, uintptr(unsafe.Pointer(&h.mask))); err != nil {
-		return nil, fmt.Errorf("PTRACE_GETSIGMASK: %w", err)
 	}
 	all := ^bit(int(unix.SIGTRAP))
 	if err := ptrace(ptraceSetSigMask, h.tid, 8, uintptr(unsafe.Pointer(&all))); err != nil {
@@ -53,9 +50,13 @@ func (th *thread) halt() (*halted, error) {
 	return h, nil
 }
 
-// await waits for the stop that PTRACE_INTERRUPT asks for. Signals that come before are delivered.
-func (h *halted) await() error {
-	for deadline := time.Now().Add(haltLimit); ; {
+// errLate says that a thread takes long to stop.
+var errLate = fmt.Errorf("%w: a thread does not stop", errBusy)
+
+// await waits for the stop that PTRACE_INTERRUPT asks for. Signals that come before are delivered. If the deadline is not zero and has
+// passed, the error is errLate.
+func (h *halted) await(deadline time.Time) error {
+	for {
 		ws, err := takeStop(h.tid)
 		switch {
 		case err == unix.EINTR:
@@ -64,11 +65,11 @@ func (h *halted) await() error {
 		case err != nil:
 			return err
 		case ws == 0:
-			if time.Now().After(deadline) {
-				return errBusy
+			if !deadline.IsZero() && time.Now().After(deadline) {
+				return errLate
 			}
 			time.Sleep(10 * time.Microsecond)
-		case ws.TrapCause() == unix.PTRACE_EVENT_STOP:
+		case isEventStop(ws):
 			return nil
 		default:
 			unix.PtraceCont(h.tid, int(ws.StopSignal()))
@@ -76,9 +77,31 @@ func (h *halted) await() error {
 	}
 }
 
+// load reads the registers and the signal mask.
+func (h *halted) load() error {
+	if err := unix.PtraceGetRegs(h.tid, &h.regs); err != nil {
+		return fmt.Errorf("PTRACE_GETREGS: %w", err)
+	}
+	if err := ptrace(ptraceGetSigMask, h.tid, 8, uintptr(unsafe.Pointer(&h.mask))); err != nil {
+		return fmt.Errorf("PTRACE_GETSIGMASK: %w", err)
+	}
+	return nil
+}
+
+// releaseLate waits until the thread stops, and lets it go on. If the tracer just ended, PTRACE_INTERRUPT would end a system call
+// with EINTR.
+func (h *halted) releaseLate() error {
+	if err := h.await(time.Time{}); err != nil {
+		return err
+	}
+	if err := h.load(); err != nil {
+		return err
+	}
+	return h.goOn()
+}
+
 // goOn lets the thread continue with the registers in regs.
 func (h *halted) goOn() error {
-	h.restart()
 	if err := unix.PtraceSetRegs(h.tid, &h.regs); err != nil {
 		return fmt.Errorf("PTRACE_SETREGS: %w", err)
 	}

@@ -437,7 +437,7 @@ func (s *Session) restore(r *record) error {
 		for _, tr := range pr.Threads {
 			th := s.slots[tr.Slot]
 			if tr.Passed {
-				th.passed = &passed{call{uintptr(tr.Call[0]), [6]uint64(tr.Call[1:])}, s.slots[tr.Child], tr.Opens}
+				th.passed = &passed{call: call{uintptr(tr.Call[0]), [6]uint64(tr.Call[1:])}, child: s.slots[tr.Child], opens: tr.Opens}
 				th.cloning.Store(tr.Child != 0)
 			}
 			if tr.Strict || tr.Filter != 0 {

@@ -51,6 +51,10 @@ func fresh() bool {
 	return err == unix.ECHILD
 }
 
+// isEventStop reports whether a stop is a PTRACE_EVENT_STOP: of PTRACE_INTERRUPT, of a group stop, whose signal it then has, or of
+// the end of one. (TrapCause knows that of SIGTRAP only.)
+func isEventStop(ws unix.WaitStatus) bool { return ws.Stopped() && ws>>16 == unix.PTRACE_EVENT_STOP }
+
 // listenOrCont continues a tracee after a PTRACE_EVENT_STOP: a group stop must last.
 func listenOrCont(tid int, ws unix.WaitStatus) {
 	switch ws.StopSignal() {

@@ -50,13 +50,13 @@ type thread struct {
 	parked   atomic.Bool   // the handler waits for room in the cache
 	away     atomic.Bool   // in a system call that the supervisor passed on
 	cloning  atomic.Bool   // of the clone family
+	forking  atomic.Bool   // making a process with a copy of the memory, in which the translation cache must be the one that it is given
 	busy     atomic.Bool   // a server is at work on its request
 	waits    atomic.Bool   // with its request, see drain
 	zeroed   atomic.Bool   // it was last sent to address 0, see drain
 	target   uint64        // of the jump that it then seems to have made
 	kicked   time.Time     // when kick was last called; guarded by the cache's lock
 	kicking  atomic.Bool   // a kick is on its way
-	stopped  interruption  // of a system call by a ptrace stop, see halted.restart
 	absent   uint64        // page of code that is not there, see hasPages
 	weight   int           // samples that the fuel it was last given stands for; 0: one
 
@@ -86,6 +86,10 @@ type passed struct {
 	call  call    // of OpGate
 	child *thread // that it makes, nil: none
 	opens bool    // it opens a file by name
+
+	// Of one that was ended with EINTR: how often it was begun again, and when that was first; see interrupted.
+	restarts int
+	since    time.Time
 }
 
 // thread returns the thread of a slot, nil if it is free or out of range.

@@ -103,11 +103,16 @@ func (s *Session) tryRelocate(pid int, to chooser, discard bool) (done Relocated
 	s.mu.Unlock()
 	ended := make(chan struct{})
 	onOwnThread(func() {
-		defer close(ended)
-		defer s.guard(p)
 		m := mover{s: s, as: as, discard: discard}
-		err = m.relocate(to)
-		done = Relocated{pid, m.move.From.Base, m.move.To.Base, m.pause}
+		func() {
+			defer close(ended)
+			defer s.guard(p)
+			err = m.relocate(to)
+			done = Relocated{pid, m.move.From.Base, m.move.To.Base, m.pause}
+		}()
+		for _, h := range m.late {
+			h.releaseLate()
+		}
 	})
 	<-ended
 	return done, err
@@ -118,6 +123,7 @@ type mover struct {
 	s     *Session
 	as    *addressSpace
 	all   []*halted
+	late  []*halted // threads that still have to stop, after which they must go on
 	move  reloc.Move
 	code  *codeSpace // of the new home, which may be the old one
 	pause time.Duration
@@ -245,6 +251,9 @@ func (m *mover) haltAll(list []*thread) error {
 	m.all = m.all[:0]
 	for _, th := range list {
 		h, err := th.halt()
+		if errors.Is(err, errLate) {
+			m.late = append(m.late, h)
+		}
 		if err != nil {
 			return err
 		}

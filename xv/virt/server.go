@@ -284,8 +284,8 @@ func (th *thread) handle() {
 		th.special()
 	case abi.KindSyscall:
 		th.systemCall()
-	case abi.KindEFAULT:
-		th.retryAfterFault()
+	case abi.KindFailed:
+		th.callFailed()
 	case abi.KindSignal:
 		th.signal()
 	case abi.KindDone:

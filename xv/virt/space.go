@@ -5,8 +5,10 @@ package virt
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -353,11 +355,8 @@ const pageSize = 4096
 // changes. th is one of its threads. Other threads of it may run meanwhile: the copy has the same bytes
 // at the same addresses.
 func (as *addressSpace) privatize(th *thread) error {
-	as.mu.Lock()
+	as.lockForOther(th)
 	defer as.mu.Unlock()
-	if as.closed {
-		panic(gone{})
-	}
 	old := as.code
 	if old.users.Load() == 1 {
 		return nil
@@ -373,6 +372,27 @@ func (as *addressSpace) privatize(th *thread) error {
 	as.code = c
 	old.leave()
 	return nil
+}
+
+// lockForOther locks the address space to give it another cache, when no process is being made with the one that it has.
+func (as *addressSpace) lockForOther(th *thread) {
+	for {
+		as.mu.Lock()
+		if as.closed {
+			as.mu.Unlock()
+			panic(gone{})
+		}
+		if !slices.ContainsFunc(as.s.threadsOf(as), func(th *thread) bool { return th.forking.Load() }) {
+			return
+		}
+		as.mu.Unlock()
+		if th.p.dead.Load() || th.dead.Load() {
+			panic(gone{})
+		}
+		th.server.leave()
+		time.Sleep(20 * time.Microsecond)
+		th.server.enter()
+	}
 }
 
 // copy makes a cache with tables of the same contents and for the same home.

@@ -242,22 +242,35 @@ func (in *injector) call(k call) (int64, error) {
 	}
 }
 
-// step lets the tracee execute an instruction. Signals that arrive meanwhile are kept for later.
+// step lets the tracee execute an instruction, or takes a signal that comes first. That one is kept for later.
 func (in *injector) step() error {
-	if err := unix.PtraceSingleStep(in.tid); err != nil {
-		return err
-	}
-	ws, err := waitTracee(in.tid)
+	ws, err := stepTracee(in.tid)
 	if err != nil {
 		return err
 	}
-	if !ws.Stopped() {
-		return unix.ESRCH // killed
-	}
-	if sig := ws.StopSignal(); ws.TrapCause() != unix.PTRACE_EVENT_STOP && (sig != unix.SIGTRAP || in.sent()) {
+	if sig := ws.StopSignal(); sig != unix.SIGTRAP || in.sent() {
 		in.signals = append(in.signals, sig)
 	}
 	return nil
+}
+
+// stepTracee lets a tracee execute an instruction, and returns its stop for a signal: SIGTRAP, or one that comes first. A stop of
+// another kind may come between the instruction and the SIGTRAP that tells of it.
+func stepTracee(tid int) (unix.WaitStatus, error) {
+	for {
+		if err := unix.PtraceSingleStep(tid); err != nil {
+			return 0, fmt.Errorf("PTRACE_SINGLESTEP: %w", err)
+		}
+		ws, err := waitTracee(tid)
+		switch {
+		case err != nil:
+			return 0, err
+		case !ws.Stopped():
+			return 0, unix.ESRCH // killed
+		case !isEventStop(ws):
+			return ws, nil
+		}
+	}
 }
 
 // setUpImage makes the program that the kernel has just mapped ready for translation: its images move
@@ -464,6 +477,8 @@ func (th *thread) followExec(next *thread) {
 				s.fail(th.p, fmt.Errorf("starting a program in process %d: %w", th.p.pid, err))
 			}
 			return
+		case isEventStop(ws):
+			listenOrCont(tid, ws)
 		case ws.StopSignal() == unix.SIGTRAP && ws.TrapCause() == 0:
 			var regs unix.PtraceRegs
 			if unix.PtraceGetRegs(tid, &regs) == nil && regs.Rip == th.home().Agent()+agent.ExecFailed+1 {
@@ -472,8 +487,6 @@ func (th *thread) followExec(next *thread) {
 				return
 			}
 			unix.PtraceCont(tid, int(unix.SIGTRAP))
-		case ws.TrapCause() == unix.PTRACE_EVENT_STOP:
-			listenOrCont(tid, ws)
 		default:
 			unix.PtraceCont(tid, int(ws.StopSignal()))
 		}
@@ -518,14 +531,11 @@ func (th *thread) executed(next *thread, tid int) error {
 	next.alt.flags = th.alt.flags
 	// The stop is inside execve, which will still store its result in rax: step to its end. The kernel
 	// reports the step before the program's first instruction.
-	if err := unix.PtraceSingleStep(tid); err != nil {
-		return fmt.Errorf("PTRACE_SINGLESTEP: %w", err)
+	ws, err := stepTracee(tid)
+	if err != nil {
+		return err
 	}
-	ws, err := waitTracee(tid)
-	switch {
-	case err != nil || !ws.Stopped():
-		return unix.ESRCH // killed
-	case ws.StopSignal() != unix.SIGTRAP: // a signal came first: it is sent again
+	if ws.StopSignal() != unix.SIGTRAP { // a signal came first: it is sent again
 		defer unix.Tgkill(p.pid, tid, ws.StopSignal())
 	}
 	return next.inject(tid, nil)

@@ -178,10 +178,13 @@ func (th *thread) finish(regs *registers, k call) {
 
 // gateCall ends a system call with the result of k, which may sleep and be interrupted.
 func (th *thread) gateCall(regs registers, k call) {
-	th.resuming = regs
-	th.passed = &passed{call: k, opens: openCalls[uint64(k.nr)]}
-	th.ctx.setU64(abi.GateRAX, uint64(k.nr))
-	th.ctx.setCall(abi.Call, k)
+	th.pass(regs, passed{call: k, opens: openCalls[uint64(k.nr)]})
+}
+
+func (th *thread) pass(regs registers, p passed) {
+	th.resuming, th.passed = regs, &p
+	th.ctx.setU64(abi.GateRAX, uint64(p.call.nr))
+	th.ctx.setCall(abi.Call, p.call)
 	th.reply(abi.OpGate, th.lendHeld())
 }
 
@@ -195,6 +198,7 @@ func (th *thread) callDone() {
 	k := th.passed
 	th.passed = nil
 	th.cloning.Store(false)
+	th.forking.Store(false)
 	if k == nil {
 		th.p.s.fail(th.p, fmt.Errorf("process %d: answer without a question: the guest damaged its thread context", th.p.pid))
 		return
@@ -210,6 +214,9 @@ func (th *thread) callDone() {
 		th.cloned(k.child, r)
 	case th.op == abi.OpGate && r == -int64(unix.EFAULT) && th.p.as.unprotectAny(th, 0, userLimit): // see retryAfterFault
 		th.gateCall(regs, k.call)
+		return
+	case th.op == abi.OpGate && r == -int64(unix.EINTR):
+		th.interrupted(regs, *k)
 		return
 	case k.opens && r >= 0:
 		th.substitute(r)
@@ -233,16 +240,25 @@ func (th *thread) begin() {
 	start()
 }
 
-// retryAfterFault answers a system call that failed with EFAULT: it may have met a page that xv made
-// read-only. All of them become writable, and the call is done once more.
-func (th *thread) retryAfterFault() {
+// callFailed answers a system call that failed with EFAULT or EINTR in the gate.
+func (th *thread) callFailed() {
 	regs := th.afterCall()
 	k := call{uintptr(th.ctx.u64(abi.GateRAX)), th.args(&regs)}
-	if !th.p.as.unprotectAny(th, 0, userLimit) && !th.touchesTools(k) {
-		th.result(&regs, -int64(unix.EFAULT))
+	if int64(regs.gpr[rax]) == -int64(unix.EINTR) {
+		th.interrupted(regs, passed{call: k, opens: openCalls[uint64(k.nr)]})
 		return
 	}
-	if th.admitCall(&regs, k) {
-		th.gateCall(regs, k)
+	th.retryAfterFault(&regs, k)
+}
+
+// retryAfterFault answers a system call that failed with EFAULT: it may have met a page that xv made
+// read-only. All of them become writable, and the call is done once more.
+func (th *thread) retryAfterFault(regs *registers, k call) {
+	if !th.p.as.unprotectAny(th, 0, userLimit) && !th.touchesTools(k) {
+		th.result(regs, -int64(unix.EFAULT))
+		return
+	}
+	if th.admitCall(regs, k) {
+		th.gateCall(*regs, k)
 	}
 }

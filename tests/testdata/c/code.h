@@ -11,7 +11,7 @@ static __thread sigjmp_buf env;
 static __thread siginfo_t seen;
 
 // on is the handler of signals that call expects.
-static void on(int sig, siginfo_t *si, void *uc)
+static inline void on(int sig, siginfo_t *si, void *uc)
 {
 	(void)sig;
 	(void)uc;

@@ -156,7 +156,7 @@ const (
 	KindMiss     = 1  // exit stub of a direct branch
 	KindSpecial  = 2  // exit stub of an instruction to emulate
 	KindSyscall  = 3  // a system call of the guest that the supervisor handles
-	KindEFAULT   = 4  // a system call of the guest failed with EFAULT
+	KindFailed   = 4  // a system call of the guest failed with EFAULT, or with EINTR although no handler was called
 	KindSignal   = 5  // a signal arrived; Frame, SigNo
 	KindDone     = 6  // OpGate, OpClone or OpExec is done (exec: failed); Call has the result
 	KindStart    = 7  // first request of a new thread, process or program

@@ -503,7 +503,9 @@ gate_syscall:
 gate_after:
 	mov dword ptr gs:[INGATE], 0
 	lea rcx, [rax+14]			# EFAULT: the buffer may lie in a page that xv protects
-	jrcxz gate_efault
+	jrcxz gate_failed
+	lea rcx, [rax+4]			# EINTR: not by a signal that the guest sees
+	jrcxz gate_failed
 	mov ecx, gs:[GATERAX]
 	movzx ecx, byte ptr [rcx+PASS]
 	lea rcx, [rcx-PASSOPEN]
@@ -514,9 +516,9 @@ gate_next:
 .globl gate_lookup
 gate_lookup:
 	jmp qword ptr [rcx*8+TBL]
-gate_efault:
+gate_failed:
 	mov dword ptr gs:[INAGENT], 1
-	mov dword ptr gs:[KIND], KINDEFAULT
+	mov dword ptr gs:[KIND], KINDFAILED
 	jmp save
 # A file was opened: the supervisor sees those of a proc file system. Flags must survive here too, and
 # r11, in which the kernel left them; a signal while fstatfs uses registers is put off.

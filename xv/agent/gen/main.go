@@ -36,7 +36,7 @@ var symbols = map[string]int64{
 	"STATERUN": abi.StateRun, "STATEREQUEST": abi.StateRequest, "STATEREPLY": abi.StateReply,
 	"STATEDONE": abi.StateDone,
 	"KINDMISS":  abi.KindMiss, "KINDSPECIAL": abi.KindSpecial, "KINDSYSCALL": abi.KindSyscall,
-	"KINDEFAULT": abi.KindEFAULT, "KINDSIGNAL": abi.KindSignal, "KINDDONE": abi.KindDone,
+	"KINDFAILED": abi.KindFailed, "KINDSIGNAL": abi.KindSignal, "KINDDONE": abi.KindDone,
 	"KINDSTART": abi.KindStart, "KINDFAULT": abi.KindFault, "KINDOPENED": abi.KindOpened, "KINDDEFERRED": abi.KindDeferred,
 	"OPRESUME": abi.OpResume, "OPREMOTE": abi.OpRemote, "OPSIGRETURN": abi.OpSigreturn,
 	"OPGATE": abi.OpGate, "OPCLONE": abi.OpClone, "OPEXEC": abi.OpExec, "OPEXIT": abi.OpExit, "OPFINISH": abi.OpFinish, "OPATTEMPT": abi.OpAttempt, "OPINT80": abi.OpInt80, "OPRAISE": abi.OpRaise,
