@@ -74,9 +74,7 @@ func (l lasting) Read([]byte) (int, error) {
 // TestRelocateManyTimes moves a program of eight threads without a pause, and looks for what that may leave behind. It is a soak.
 func TestRelocateManyTimes(t *testing.T) {
 	harness.NeedXvrun(t)
-	if !*harness.Soak {
-		t.Skip("100,000 moves take 10 minutes: -soak")
-	}
+	harness.NeedSoak(t)
 	program := harness.Guest(t, "c/moved.c", harness.PIE)
 	cmd := xv.Command(program)
 	in, err := cmd.StdinPipe()

@@ -126,12 +126,17 @@ func Xvrun(t testing.TB) string {
 // in the native mode. All runs of a test process share one store of translations.
 func Command(t testing.TB, path string, args ...string) []string {
 	t.Helper()
-	argv := append([]string{path}, args...)
+	return command(t, nil, append([]string{path}, args...)...)
+}
+
+// command is Command with more flags for xvrun.
+func command(t testing.TB, flags []string, argv ...string) []string {
+	t.Helper()
 	if Native {
 		return argv
 	}
 	prefix := append([]string{Xvrun(t), "-store", filepath.Join(work, "store")}, strings.Fields(os.Getenv("XV_TEST_FLAGS"))...)
-	return append(prefix, argv...)
+	return append(append(prefix, flags...), argv...)
 }
 
 // NeedXvrun skips a test of xvrun's own behaviour in the native mode.

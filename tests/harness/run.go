@@ -28,6 +28,7 @@ type Spec struct {
 	Files   []File        // what the working directory contains at the start
 	Timeout time.Duration // DefaultTimeout if zero
 	User    *syscall.Credential
+	Flags   []string // of xvrun
 	Wrap    []string // a native command that executes the rest of its arguments
 }
 
@@ -152,7 +153,7 @@ func Run(t testing.TB, spec Spec) Result {
 // RunXV runs spec under xvrun in a scratch directory.
 func RunXV(t testing.TB, spec Spec) Result {
 	t.Helper()
-	return runIn(newPlace(t), spec, Command(t, spec.Argv[0], spec.Argv[1:]...))
+	return runIn(newPlace(t), spec, command(t, spec.Flags, spec.Argv...))
 }
 
 // RunArgv runs argv as it is, with everything else from spec.

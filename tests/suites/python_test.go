@@ -15,6 +15,7 @@ import (
 type pythonModule struct {
 	name   string
 	soak   bool
+	moved  bool   // with -relocate-every 1ms
 	ignore string // tests that it does not run, as a pattern of Python's -i
 }
 
@@ -38,6 +39,11 @@ var pythonModules = []pythonModule{
 	{name: "test_signal", soak: true},
 	{name: "test_socket", soak: true, ignore: "*.ThreadedVSOCKSocketStreamTest.*"}, // may wait for ever, natively too, in a virtual machine
 	{name: "test_subprocess", soak: true},
+	{name: "test_generators", soak: true, moved: true},
+	{name: "test_json", soak: true, moved: true},
+	{name: "test_re", soak: true, moved: true},
+	{name: "test_signal", soak: true, moved: true},
+	{name: "test_threading", soak: true, moved: true},
 }
 
 // TestPython runs modules of the distribution's Python test suite.
@@ -48,7 +54,11 @@ func TestPython(t *testing.T) {
 	}
 	var parts []part
 	for _, m := range pythonModules {
-		parts = append(parts, part{name: m.name, suite: "python:" + m.name, compare: func(t *testing.T) differences {
+		name := m.name
+		if m.moved {
+			name += "-moved"
+		}
+		parts = append(parts, part{name: name, suite: "python:" + m.name, compare: func(t *testing.T) differences {
 			if m.soak {
 				harness.NeedSoak(t)
 			}
@@ -65,6 +75,9 @@ func (m pythonModule) compare(t *testing.T, python string) differences {
 	}
 	spec := harness.Spec{Argv: append(argv, m.name), Timeout: 10 * time.Minute,
 		Env: []string{"PYTHONDONTWRITEBYTECODE=1"}}
+	if m.moved {
+		spec.Flags = []string{"-relocate-every", "1ms"}
+	}
 	native, translated := harness.Run(t, spec), harness.RunXV(t, spec)
 	differ := diffResults(pythonResults(native), pythonResults(translated))
 	if w, g := outcome(native), outcome(translated); w != g {
