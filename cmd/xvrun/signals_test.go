@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -210,6 +212,47 @@ func TestKilled(t *testing.T) {
 	}
 	t.Errorf("process %d of the guest is alive after its xvrun was killed", pid)
 	syscall.Kill(pid, syscall.SIGKILL)
+}
+
+// TestKilledAtStart kills xvrun about when its program makes the first process of its own; nothing of the guest may survive.
+func TestKilledAtStart(t *testing.T) {
+	mark := fmt.Sprintf("XV_TEST_MARK=%d", os.Getpid())
+	for delay := time.Duration(0); delay < 2*time.Millisecond; delay += 50 * time.Microsecond {
+		cmd := exec.Command(xvrun, "sh", "-c", "echo; while :; do sleep 0.001; done")
+		cmd.Env = append(os.Environ(), mark)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		out.Read(make([]byte, 1))
+		time.Sleep(delay)
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
+	left := having(mark)
+	for try := 0; len(left) > 0 && try < 100; try++ {
+		time.Sleep(100 * time.Millisecond)
+		left = having(mark)
+	}
+	for _, pid := range left {
+		t.Errorf("process %d of a guest is alive after its xvrun was killed", pid)
+		syscall.Kill(pid, syscall.SIGKILL)
+	}
+}
+
+// having returns the processes that have a string in their environment.
+func having(mark string) (pids []int) {
+	files, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if pid, bad := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil && bad == nil && bytes.Contains(text, []byte(mark)) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // TestBackground checks that what outlives the program is served, and that

@@ -119,6 +119,9 @@ func (th *thread) newChild(flags uint64) (*thread, error) {
 	if flags&unix.CLONE_THREAD != 0 {
 		return s.newThread(p)
 	}
+	if err := s.reaper.ready(); err != nil {
+		return nil, err
+	}
 	as := p.as
 	if flags&unix.CLONE_VM != 0 {
 		as.users.Add(1)

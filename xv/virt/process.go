@@ -168,7 +168,6 @@ const maxBirth = 2 * time.Second
 func (s *Session) expect(th *thread) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.reaper.start()
 	s.births[th.p] = th
 	if th.p.parent.dead.Load() {
 		s.expire(th.p)
@@ -220,9 +219,6 @@ func (s *Session) adopt(p *process, pid int) error {
 	s.reaper.add(pid)
 	if p == s.first {
 		return nil // await waits for it
-	}
-	if err := s.reaper.ready(); err != nil {
-		return err
 	}
 	return s.deaths.watch(p)
 }

@@ -58,7 +58,8 @@ func (r *reaper) start() {
 	})
 }
 
-// ready returns when the process runs: no process of the guest but the first may run before.
+// ready returns when the process runs: the guest may not make a process before. One that nobody knows yet when the supervisor is
+// killed ends because the reaper says that nobody will answer.
 func (r *reaper) ready() error {
 	r.start()
 	<-r.started
