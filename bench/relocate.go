@@ -61,7 +61,7 @@ func relocate(ctx context.Context, rounds int) error {
 				pauses[len(pauses)/2].Round(time.Microsecond), pauses[len(pauses)*99/100].Round(time.Microsecond))
 		}
 	}
-	return nil
+	return costs(ctx, python, rounds)
 }
 
 // pausesOf moves a program n times, ten milliseconds apart, and returns the pauses, and what of the cache was in use before the first.
@@ -97,4 +97,75 @@ func pausesOf(ctx context.Context, python string, threads int, modules string, d
 		pauses = append(pauses, list[0].Pause)
 	}
 	return pauses, cache, nil
+}
+
+// fixed is a program that does the same work each time, in about two seconds.
+const fixed = `
+import json, re
+text = json.dumps([{"name": str(i), "value": [i] * 5} for i in range(2000)])
+word = re.compile(r"\d+")
+for i in range(60):
+    json.loads(text)
+    len(word.findall(text))
+    sum(j * j for j in range(100000))
+`
+
+// costs tells how much longer a program takes for each move, with what it then executes slower, and what moving each second costs.
+func costs(ctx context.Context, python string, rounds int) error {
+	const apart = 50 * time.Millisecond // so that a move counts for more than the machine's noise
+	for _, discard := range []bool{false, true} {
+		var each []time.Duration
+		var second []float64
+		for range rounds {
+			still, _, err := timeMoved(ctx, python, 0, false)
+			if err != nil {
+				return err
+			}
+			t, moves, err := timeMoved(ctx, python, apart, discard)
+			if err != nil {
+				return err
+			}
+			cost := (t - still) / time.Duration(max(moves, 1))
+			each = append(each, cost)
+			second = append(second, cost.Seconds())
+		}
+		name := "kept"
+		if discard {
+			name = "discarded"
+		}
+		lo, mid, hi := spread(each)
+		slo, smid, shi := spread(second)
+		fmt.Printf("%-8s %-12s %s   %v %v %v   %.2f %.2f %.2f\n", "", name, "whole cost of a move: least, median, most; % of the time if moved each second:",
+			lo.Round(time.Microsecond), mid.Round(time.Microsecond), hi.Round(time.Microsecond), 100*slo, 100*smid, 100*shi)
+	}
+	return nil
+}
+
+// timeMoved runs the fixed program, which is moved again and again unless apart is 0. It returns how long that took and how often
+// it was moved.
+func timeMoved(ctx context.Context, python string, apart time.Duration, discard bool) (time.Duration, int, error) {
+	cmd := xv.CommandContext(ctx, python, "-c", fixed)
+	start := time.Now()
+	if err := cmd.Start(); err != nil {
+		return 0, 0, err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	moves := make(chan int)
+	go func() {
+		n := 0
+		for apart > 0 && ctx.Err() == nil {
+			select {
+			case <-ctx.Done():
+			case <-time.After(apart):
+				if _, err := cmd.Process.Relocate(ctx, xv.Relocation{PID: cmd.Process.Pid, Discard: discard}); err == nil {
+					n++
+				}
+			}
+		}
+		moves <- n
+	}()
+	err := cmd.Wait()
+	took := time.Since(start)
+	stop()
+	return took, <-moves, err
 }
