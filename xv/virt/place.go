@@ -31,7 +31,7 @@ func (th *thread) place(k call, lo, hi, prot, flags uint64) (r int64, done bool)
 	}
 	switch {
 	case flags&unix.MAP_32BIT != 0, image, prot&unix.PROT_EXEC != 0 && size <= maxNearMapping:
-		for _, in := range []int{nearLow, nearHigh, middle} {
+		for _, in := range []int{nearLow, nearHigh, anyLow} {
 			if r, ok := th.placeIn(k, lo, size, in); ok {
 				return r, true
 			}
@@ -76,14 +76,14 @@ type zone struct {
 const (
 	nearLow = iota
 	nearHigh
-	middle
+	anyLow
 	farHigh
 )
 
 var zones = [...]zone{
 	nearLow:  {abi.NearStart, abi.NearFirst, nearImages, aligned(pageSize)},
 	nearHigh: {abi.NearFirst, abi.NearEnd, abi.NearFirst, aligned(pageSize)},
-	middle:   {abi.NearEnd, abi.HomeEnd, abi.NearEnd, aligned(pageSize)},
+	anyLow:   {abi.NearStart, abi.HomeEnd, abi.NearEnd, aligned(pageSize)}, // also where it crosses the border of the others
 	farHigh:  {farStart, abi.FarEnd, farStart, striped},
 }
 

@@ -198,6 +198,9 @@ static void all(void)
 		CHECK(p != MAP_FAILED && (uintptr_t)p >> 31 == 0);
 		CHECK(munmap(p, 1 << 20) == 0);
 	}
+	void *large = mmap(0, 600 << 20, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_32BIT, -1, 0);
+	CHECK(large != MAP_FAILED && (uintptr_t)large >> 31 == 0);
+	CHECK(munmap(large, 600 << 20) == 0);
 }
 
 static void await(const char *what, pid_t pid)
