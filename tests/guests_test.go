@@ -16,6 +16,7 @@ type guest struct {
 	kinds []harness.Kind // PIE if empty
 	flags []string       // for the compiler
 	runs  []run          // one without arguments if empty
+	xvrun []string       // flags for xvrun
 	links []library      // it is linked with
 	loads []library      // it loads itself: their paths are its first arguments
 }
@@ -122,6 +123,8 @@ var guests = []guest{
 	{src: "c/manymaps.c"},
 	{src: "c/wherever.c", kinds: []harness.Kind{harness.StaticPIE, harness.PIE}, flags: []string{"-lpthread"}},
 	{src: "c/breaks.c", kinds: fixed},
+	{src: "c/lowmem.c", flags: []string{"-ldl", "-lpthread"}, xvrun: []string{"-high-images"}},
+	{src: "c/libc.c", kinds: glibc, flags: []string{"-lm"}, xvrun: []string{"-high-images"}},
 	{src: "c/linked.c", kinds: fixed, flags: []string{"-Wl,-Ttext-segment=0x40000000"}},
 	{src: "c/linked.c", kinds: fixed, flags: []string{"-Wl,-Ttext-segment=0x48000000"}},
 	{src: "c/linked.c", kinds: fixed, flags: []string{"-Wl,-Ttext-segment=0x58000000"}},
@@ -246,6 +249,7 @@ func runGuests(t *testing.T, guests []guest) {
 								Env:     r.env,
 								Stdin:   r.stdin,
 								Timeout: r.timeout,
+								Flags:   g.xvrun,
 							},
 							Exit:   r.exit,
 							Signal: r.signal,

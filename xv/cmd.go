@@ -26,6 +26,10 @@ type Options struct {
 	// not used. Whoever can write to it decides what guests execute. "": none are
 	// kept.
 	StoreDir string
+
+	// HighImages has the program's code and libraries placed above 4 GiB instead of below 1 GiB, for programs that
+	// take memory at low addresses without asking (MAP_FIXED). They run slower so, and their translations are not kept.
+	HighImages bool
 }
 
 // Cmd is a program to run, or that runs, under translation. Like an exec.Cmd
@@ -194,7 +198,7 @@ func (c *Cmd) Start() error {
 	c.begun = make(chan struct{})
 	s, err := start(&virt.Config{
 		Path: c.Path, Argv: argv, Env: c.Environ(), Dir: c.Dir, Files: files,
-		Trace: c.Trace, Warn: c.OnWarning, CacheSize: c.Options.CacheSize, StoreDir: c.Options.StoreDir,
+		Trace: c.Trace, Warn: c.OnWarning, CacheSize: c.Options.CacheSize, StoreDir: c.Options.StoreDir, HighImages: c.Options.HighImages,
 		Ignored: c.Ignore, Limits: c.Limits, Setpgid: c.Setpgid,
 		OnFault: c.faultHandler(),
 	})

@@ -40,6 +40,9 @@ flags:
              time that the program has run for D, as 1ms or 2s: a test of xv
   -store DIR keep translations in DIR for later runs, "" for nowhere (default:
              xvrun in $XDG_CACHE_HOME or ~/.cache)
+  -high-images
+             place the program's code and libraries above 4 GiB, for programs
+             that need the memory below 2 GiB for themselves; slower
   -o FILE    write the trace, the faults and the counters to FILE instead
   -version   print the version
   -h         print this text
@@ -62,10 +65,11 @@ program and all that it started die.
 
 // options are what the command line asks for.
 type options struct {
-	verbose, stats, trapPrint, version, help bool
-	output, store                            string
-	relocateEvery                            time.Duration
-	program                                  []string
+	verbose, stats, trapPrint, highImages, version, help bool
+
+	output, store string
+	relocateEvery time.Duration
+	program       []string
 }
 
 func parse(args []string) (*options, error) {
@@ -77,6 +81,7 @@ func parse(args []string) (*options, error) {
 	f.BoolVar(&o.stats, "stats", false, "")
 	f.BoolVar(&o.trapPrint, "trap-print", false, "")
 	f.DurationVar(&o.relocateEvery, "relocate-every", 0, "")
+	f.BoolVar(&o.highImages, "high-images", false, "")
 	f.BoolVar(&o.version, "version", false, "")
 	f.StringVar(&o.output, "o", "", "")
 	f.StringVar(&o.store, "store", defaultStore(), "")
@@ -161,7 +166,7 @@ func run(args []string) (end outcome) {
 		cmd.Err = nil // execvp honours a "." in PATH
 	}
 	inherited.pass(cmd)
-	cmd.Options.StoreDir = o.store
+	cmd.Options.StoreDir, cmd.Options.HighImages = o.store, o.highImages
 	cmd.OnWarning = warn
 	if o.verbose {
 		cmd.Trace = report.File // what outlives the program goes on with it

@@ -22,18 +22,19 @@ import (
 
 // Config says what to run.
 type Config struct {
-	Path      string           // file to execute
-	Argv      []string         // arguments, with the program's name first
-	Env       []string         // environment, as in os.Environ
-	Dir       string           // working directory; "": the caller's
-	Files     []*os.File       // descriptors 0, 1, ...; nil: closed
-	Trace     io.Writer        // trace of translation and system calls; nil: none
-	Warn      func(string)     // called with what will differ from a native run and with the first error of Trace, one call at a time; nil: not
-	CacheSize int              // bytes of the translation cache; 0: the largest
-	StoreDir  string           // where translations are kept for later runs; "": nowhere
-	Ignored   []syscall.Signal // signals that the first process ignores
-	Limits    []Limit          // of the first process, where they aren't the caller's
-	Setpgid   bool             // the first process leads a process group of its own
+	Path       string           // file to execute
+	Argv       []string         // arguments, with the program's name first
+	Env        []string         // environment, as in os.Environ
+	Dir        string           // working directory; "": the caller's
+	Files      []*os.File       // descriptors 0, 1, ...; nil: closed
+	Trace      io.Writer        // trace of translation and system calls; nil: none
+	Warn       func(string)     // called with what will differ from a native run and with the first error of Trace, one call at a time; nil: not
+	CacheSize  int              // bytes of the translation cache; 0: the largest
+	HighImages bool             // images are placed above 5 * 2^40, for programs that use addresses below 2 GiB themselves
+	StoreDir   string           // where translations are kept for later runs; "": nowhere
+	Ignored    []syscall.Signal // signals that the first process ignores
+	Limits     []Limit          // of the first process, where they aren't the caller's
+	Setpgid    bool             // the first process leads a process group of its own
 
 	// OnFault is called at each fault of the guest, by several goroutines at a time; nil: not.
 	OnFault func(*trap.Context) trap.Action

@@ -36,6 +36,7 @@ const (
 type record struct {
 	CacheSize  int
 	StoreDir   string
+	HighImages bool
 	XFeatures  uint64
 	MayLack    bool
 	Started    time.Time
@@ -242,7 +243,7 @@ func (s *Session) record(files *fdList) *record {
 		}
 	}
 	r := &record{
-		CacheSize: s.cfg.CacheSize, StoreDir: s.cfg.StoreDir, XFeatures: s.xfeatures.Load(), MayLack: s.mayLack.Load(), Started: s.started, Trace: -1, NextSlot: s.nextSlot,
+		CacheSize: s.cfg.CacheSize, StoreDir: s.cfg.StoreDir, HighImages: s.cfg.HighImages, XFeatures: s.xfeatures.Load(), MayLack: s.mayLack.Load(), Started: s.started, Trace: -1, NextSlot: s.nextSlot,
 		Agent: files.add(s.agent.fd), Contexts: files.add(s.contexts.fd),
 		ReaperPipe: files.add(int(s.reaper.pipe.Fd())), ReaperPIDs: files.add(s.reaper.pids.fd),
 	}
@@ -351,7 +352,7 @@ func TakeOver() (*Session, error) {
 	if err := json.NewDecoder(file).Decode(&r); err != nil {
 		return nil, fmt.Errorf("no guest to take over: %w", err)
 	}
-	s := newSession(&Config{CacheSize: r.CacheSize, StoreDir: r.StoreDir})
+	s := newSession(&Config{CacheSize: r.CacheSize, StoreDir: r.StoreDir, HighImages: r.HighImages})
 	s.started, s.nextSlot = r.Started, r.NextSlot
 	s.xfeatures.Store(r.XFeatures)
 	s.mayLack.Store(r.MayLack)

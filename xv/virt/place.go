@@ -30,6 +30,10 @@ func (th *thread) place(k call, lo, hi, prot, flags uint64) (r int64, done bool)
 		}
 	}
 	switch {
+	case th.p.s.cfg.HighImages && flags&unix.MAP_32BIT == 0 && (image || prot&unix.PROT_EXEC != 0):
+		if r, ok := th.placeIn(k, lo, size, farHigh); ok {
+			return r, true
+		}
 	case flags&unix.MAP_32BIT != 0, image, prot&unix.PROT_EXEC != 0 && size <= maxNearMapping:
 		for _, in := range []int{nearLow, nearHigh, anyLow} {
 			if r, ok := th.placeIn(k, lo, size, in); ok {
@@ -184,12 +188,15 @@ func besides(maps []loader.VMA, home abi.Home, code ranges) []loader.VMA {
 }
 
 // imageGap returns a function that gives out disjoint ranges for images: in the near zone, or, where a program takes that, in the
-// next best.
-func imageGap(maps []loader.VMA) func(size, align uint64) (uint64, error) {
-	next := uint64(0)
+// next best; if high is true in the last.
+func imageGap(maps []loader.VMA, high bool) func(size, align uint64) (uint64, error) {
+	next, from := uint64(0), zones[:]
+	if high {
+		from = zones[farHigh:]
+	}
 	return func(size, align uint64) (uint64, error) {
 		fit := aligned(max(align, pageSize))
-		for _, z := range zones {
+		for _, z := range from {
 			if at, ok := findGap(maps, size, fit, max(next, z.first), z.hi); ok {
 				next = at + size
 				return at, nil

@@ -86,7 +86,7 @@ func (th *thread) spareImages(lo, hi, rip uint64) {
 		return
 	}
 	th.p.s.fail(th.p, fmt.Errorf("process %d maps memory at %#x-%#x and replaces the code that does so: xv has placed images there, from %#x on; "+
-		"have the program use addresses above 2 GiB", th.p.pid, lo, hi, uint64(nearImages)))
+		"xvrun -high-images places them elsewhere", th.p.pid, lo, hi, uint64(nearImages)))
 	panic(gone{})
 }
 
