@@ -115,6 +115,11 @@ var guests = []guest{
 	{src: "c/jitthreads.c"},
 	{src: "c/code.c", kinds: harness.AllKinds},
 	{src: "c/births.c"},
+	// LeakSanitizer needs ptrace(2).
+	{src: "c/asan.c", flags: []string{"-fsanitize=address", "-ldl"}, runs: []run{
+		{name: "good", env: []string{"ASAN_OPTIONS=detect_leaks=0"}},
+		{name: "bad", args: []string{"10"}, env: []string{"ASAN_OPTIONS=detect_leaks=0:exitcode=9:symbolize=0:log_path=/dev/null"}, exit: 9},
+	}},
 	{src: "c/moved.c"},
 	{src: "c/toggle.c", kinds: glibc, flags: []string{"-lpthread"}},
 	{src: "c/trampoline.c", kinds: glibc, flags: []string{"-Wl,-z,execstack"}},

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"xvrun/loader"
 	"xvrun/xv/agent/abi"
 	"xvrun/xv/translate"
 )
@@ -260,7 +261,7 @@ func (th *thread) block(c *codeSpace, lo uint64) {
 // lookupsFault makes sure that the lookup of code in [lo, hi) that no tables cover faults: what the guest has at the place of its
 // entries would be taken for them.
 func (th *thread) lookupsFault(lo, hi uint64) error {
-	for at := max(lo, abi.NearFirst); at < hi; at = at&^(farGrain-1) + farGrain {
+	for at := lo; at < hi; at = at&^(farGrain-1) + farGrain {
 		end := min(hi, at&^(farGrain-1)+farGrain)
 		c := th.p.as.enter()
 		covered := c.slot(at, false) != nil || c.hasFar(at)
@@ -273,7 +274,7 @@ func (th *thread) lookupsFault(lo, hi uint64) error {
 			if first >= userLimit {
 				continue
 			}
-			if v, ok, err := th.mappingFrom(first); err == nil && ok && v.Start < first+abi.EntrySize*(end-at) {
+			if v, ok, err := th.mappingFrom(first); err == nil && ok && v.Prot&loader.ProtRead != 0 && v.Start < first+abi.EntrySize*(end-at) {
 				return fmt.Errorf("process %d: code at %#x-%#x cannot be translated: the memory at %#x-%#x is where "+
 					"xv looks it up; have the program place one of the two elsewhere", th.p.pid, lo, hi, v.Start, v.End)
 			}

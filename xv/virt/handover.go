@@ -55,6 +55,7 @@ type record struct {
 type spaceRecord struct {
 	Home      abi.Home
 	Upper     bool
+	Given     uint64
 	Far       []farRecord
 	Ranges    [][3]uint64 // lo, hi, prot
 	Protected []uint64
@@ -297,7 +298,7 @@ func (r *record) filter(known *[]*seccomp.Filter, f *seccomp.Filter) int {
 func (as *addressSpace) record() spaceRecord {
 	as.untoggle(as.code, 0, userLimit)
 	r := spaceRecord{
-		Home: as.code.home, Upper: as.code.upper, Aliases: as.aliases, Files: as.files.Load(), ReadExec: as.readExec.Load(), LockNew: as.lockNew.Load(),
+		Home: as.code.home, Upper: as.code.upper, Given: as.code.given, Aliases: as.aliases, Files: as.files.Load(), ReadExec: as.readExec.Load(), LockNew: as.lockNew.Load(),
 		MDWE: as.mdwe.Load(), Unpassed: as.unpassed.Load(),
 		Ranges: as.ranges.record(), Guard: [2]uint64{as.guardLo, as.guardHi}, Volatile: as.code.volatile.record(),
 	}
@@ -459,7 +460,7 @@ func (s *Session) restoreSpace(r spaceRecord) (*addressSpace, error) {
 	if err != nil {
 		return nil, err
 	}
-	code.upper, code.volatile = r.Upper, r.Volatile.restore()
+	code.upper, code.given, code.volatile = r.Upper, r.Given, r.Volatile.restore()
 	for _, f := range r.Far {
 		code.far = append(code.far, farTable{lo: f.Lo})
 		if f.Blocked {

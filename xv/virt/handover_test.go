@@ -23,7 +23,7 @@ func TestRecordComplete(t *testing.T) {
 		{thread{}, "slot tid alt resuming waits away passed held op trap arrived skipStep confined",
 			"p ctx dead left cloning forking server looked answered parked busy zeroed target kicked kicking weight absent step admitted hostMu inHost raising undo starting attempting stepAt"},
 		{addressSpace{}, "code ranges protected aliases guardLo guardHi files readExec lockNew mdwe unpassed", "s mu closed unmapped moving rangesMu users tools next toggles way"},
-		{codeSpace{}, "home upper far warm volatile", "s cache tables farMu covering space users generation asked"},
+		{codeSpace{}, "home upper given far warm volatile", "s cache tables farMu covering space users generation asked"},
 		{signalStack{}, "sp flags size", ""},
 		{trapWords{}, "trap err cr2", ""},
 		{registers{}, "gpr rip rflags", ""},

@@ -39,6 +39,11 @@ func (as *addressSpace) inTables(lo, hi uint64) bool {
 	}
 	c.farMu.RLock()
 	defer c.farMu.RUnlock()
+	return c.tablesIn(lo, hi)
+}
+
+// tablesIn reports whether there are places of lookup tables in [lo, hi). The caller holds farMu.
+func (c *codeSpace) tablesIn(lo, hi uint64) bool {
 	overlaps := func(m mapping) bool { return lo < m.addr+m.size && hi > m.addr }
 	return slices.ContainsFunc(c.nearParts(0), overlaps) ||
 		slices.ContainsFunc(c.far, func(f farTable) bool { return f.overlaps(c.home, lo, hi) })
@@ -224,12 +229,20 @@ func (th *thread) mmap(regs *registers) {
 	}
 	if flags&(unix.MAP_FIXED|unix.MAP_FIXED_NOREPLACE) != 0 {
 		if as.reserved(lo, hi) {
-			errno := unix.ENOMEM
-			if flags&unix.MAP_FIXED_NOREPLACE != 0 {
-				errno = unix.EEXIST
+			switch {
+			case flags&unix.MAP_FIXED_NOREPLACE != 0:
+				th.result(regs, -int64(unix.EEXIST))
+				return
+			case as.inRegion(lo, hi):
+				th.result(regs, -int64(unix.ENOMEM))
+				return
+			case onlyReserves(prot, flags):
+				th.reserveAround(regs, k, lo, hi)
+				return
+			case !th.giveTables(lo, hi):
+				th.result(regs, -int64(unix.ENOMEM))
+				return
 			}
-			th.result(regs, -int64(errno))
-			return
 		}
 		if flags&unix.MAP_FIXED_NOREPLACE == 0 {
 			if prot&unix.PROT_EXEC == 0 {

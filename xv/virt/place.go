@@ -130,7 +130,7 @@ func (th *thread) placeIn(k call, hint, size uint64, in int) (int64, bool) {
 		if err != nil {
 			return 0, false
 		}
-		maps = besides(maps, th.home(), th.p.as.codeIn(0, 2*abi.NearEnd))
+		maps = besides(append(maps, th.p.as.givenCode()...), th.home(), th.p.as.codeIn(0, 2*abi.NearEnd))
 		addr, ok := findGap(maps, size, z.fit, z.first, z.hi)
 		if !ok {
 			addr, ok = findGap(maps, size, z.fit, z.lo, z.hi)
@@ -171,7 +171,7 @@ func findGap(maps []loader.VMA, size uint64, fit fit, lo, hi uint64) (uint64, bo
 	return at, at >= lo && at < hi && hi-at >= size
 }
 
-// besides are mappings, in the order of their starts, with what nothing should be placed over: the region of a home, and what has its
+// besides are mappings in any order, in that of their starts, with what nothing should be placed over: the region of a home, and what has its
 // tables where code below 2 GiB has them (see keepApart).
 func besides(maps []loader.VMA, home abi.Home, code ranges) []loader.VMA {
 	all := append(slices.Clone(maps), loader.VMA{Start: home.Base, End: home.End()})

@@ -84,7 +84,7 @@ func (s *Session) relocateOne(ctx gocontext.Context, r Relocation) (Relocated, e
 const pausesApart = 10
 
 // deniedLimit is how long EPERM of ptrace(2) may have reasons that pass.
-const deniedLimit = time.Second
+const deniedLimit = 10 * time.Second
 
 // chooser returns the new home of an address space with these mappings, whose home is from. After an error nothing is moved.
 type chooser func(maps []loader.VMA, from abi.Home) (to abi.Home, err error)

@@ -141,7 +141,8 @@ type codeSpace struct {
 	cache    *shared
 	tables   *shared
 	farMu    sync.RWMutex
-	upper    bool // the tables for the near zone above NearFirst are mapped
+	upper    bool   // the tables for the near zone above NearFirst are mapped
+	given    uint64 // a bit for each grain of the near zone whose table J has no place: the guest has memory there
 	far      []farTable
 	covering sync.Mutex // held while far changes; farMu only for the change itself
 	space    *tcache.Space
@@ -184,7 +185,7 @@ func (c *codeSpace) config() tcache.Config {
 func (c *codeSpace) slot(addr uint64, isCall bool) *uint32 {
 	c.farMu.RLock()
 	defer c.farMu.RUnlock()
-	if c.hasNear(addr) {
+	if c.hasNear(addr) && !c.isGiven(addr) {
 		if isCall {
 			addr += translate.CallBias
 			if c.farAt(addr) != nil {
@@ -424,7 +425,7 @@ func (c *codeSpace) successor(home abi.Home) (*codeSpace, error) {
 	next.generation.Store(c.generation.Load()) // answers were given in it
 	c.farMu.RLock()
 	defer c.farMu.RUnlock()
-	next.upper = c.upper
+	next.upper, next.given = c.upper, c.given
 	if next.far, err = cloneFar(c.far); err != nil {
 		next.close()
 		return nil, err
@@ -503,7 +504,23 @@ func (c *codeSpace) tableParts(lo, hi, flags uint64) []mapping {
 	part := func(lo, hi uint64) mapping {
 		return mapping{c.tables, c.home.Entry(lo), abi.EntrySize * (hi - lo), abi.EntrySize * lo, unix.PROT_READ, flags}
 	}
-	parts := []mapping{part(lo, hi)}
+	var parts []mapping
+	for at := lo; at < hi; {
+		end := hi
+		for at < hi && c.isGiven(at) {
+			at = at&^(farGrain-1) + farGrain
+		}
+		for next := at; next < hi; next = next&^(farGrain-1) + farGrain {
+			if c.isGiven(next) {
+				end = next
+				break
+			}
+		}
+		if at < end {
+			parts = append(parts, part(at, end))
+		}
+		at = end
+	}
 	lo, hi = lo+translate.CallBias, hi+translate.CallBias
 	for at := lo; len(c.far) > 0 && at < hi; at = at&^(farGrain-1) + farGrain {
 		if c.farAt(at) == nil {
