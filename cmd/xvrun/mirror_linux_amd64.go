@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -61,9 +62,10 @@ func newMirror(cmd *xv.Cmd) *mirror {
 	}
 	var act sigaction
 	setAction(syscall.SIGSEGV, nil, &act) // the runtime's; but for the handler the same for all signals
+	runtimeHandler = act.handler
 	act.handler = holdSignalAddr()
 	for _, s := range mirrored() {
-		origins[s] = noOrigin
+		origins[s], heldCodes[s] = noOrigin, noOrigin
 		setAction(s, &act, &m.held[s])
 	}
 	return m
@@ -92,19 +94,30 @@ func (m *mirror) follow() {
 	})
 }
 
-// unhold leaves signals to package os/signal, and passes those on that were held.
+// unhold leaves signals to package os/signal, and passes those on that were held. One that holdSignal has begun with, but not noted yet,
+// is found here, or holdSignal sees that it is released: no signal is lost, and none is passed on twice.
 func (m *mirror) unhold() {
 	for _, s := range mirrored() {
 		signal.Notify(m.signals, s)
-		if act := &m.held[s]; act.handler > sigIgn { // else package runtime has just set its handler
-			setAction(s, act, nil)
+		act := m.held[s]
+		if act.handler <= sigIgn { // package runtime has just set its handler
+			setAction(s, nil, &act)
 		}
-		if atomic.LoadInt32(&origins[s]) != noOrigin {
+		if s == syscall.SIGCONT || slices.Contains(fromTerminal, s) {
+			act.handler = noteSignalAddr()
+		}
+		setAction(s, &act, nil)
+	}
+	atomic.StoreInt32(&released, 1)
+	for _, s := range mirrored() {
+		code := atomic.LoadInt32(&heldCodes[s])
+		if code == noOrigin {
+			continue
+		}
+		atomic.StoreInt32(&origins[s], code) // first: stopSelf looks at both
+		if atomic.SwapInt32(&heldCodes[s], noOrigin) != noOrigin {
 			m.take(s)
 		}
-	}
-	for _, s := range append(fromTerminal, syscall.SIGCONT) {
-		noteOrigin(s)
 	}
 }
 
@@ -138,7 +151,7 @@ func (m *mirror) take(sig syscall.Signal) {
 // leader, which is xvrun: a shell that finds the end of its input first doesn't tell its jobs. That may be before the signal
 // was seen here.
 func (m *mirror) hungUp() bool {
-	held := m.hangup.Load() == 0 && atomic.LoadInt32(&origins[syscall.SIGHUP]) != noOrigin
+	held := atomic.LoadInt32(&heldCodes[syscall.SIGHUP]) != noOrigin
 	return m.leads && !hasTerminal() || held || time.Since(time.Unix(0, m.hangup.Load())) < time.Second
 }
 
@@ -184,6 +197,7 @@ func setAction(sig syscall.Signal, act, old *sigaction) error {
 func (m *mirror) stopSelf(sig syscall.Signal) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	atomic.StoreInt32(&heldCodes[syscall.SIGCONT], noOrigin)
 	atomic.StoreInt32(&origins[syscall.SIGCONT], noOrigin)
 	var old sigaction
 	restore := sig != syscall.SIGSTOP && setAction(sig, &sigaction{handler: sigDfl}, &old) == nil
@@ -202,10 +216,11 @@ const (
 	stopWait  = 5 * time.Millisecond
 )
 
-// continued reports whether xvrun or the program was continued since origins[SIGCONT] was cleared.
+// continued reports whether xvrun or the program was continued since the notes of SIGCONT were cleared.
 func (m *mirror) continued(raised int) bool {
 	for end := time.Now().Add(time.Duration(raised) * stopWait); ; time.Sleep(time.Millisecond) {
-		if atomic.LoadInt32(&origins[syscall.SIGCONT]) != noOrigin || !stopped(m.cmd.Process.Pid) {
+		noted := atomic.LoadInt32(&heldCodes[syscall.SIGCONT]) != noOrigin || atomic.LoadInt32(&origins[syscall.SIGCONT]) != noOrigin
+		if noted || !stopped(m.cmd.Process.Pid) {
 			return true
 		}
 		if !time.Now().Before(end) {
@@ -248,10 +263,13 @@ func dieBy(sig syscall.Signal) {
 }
 
 // origins and runtimeHandler belong to noteSignal: the si_code of the last
-// signal of each number, and the runtime's handler.
+// signal of each number, and the runtime's handler. heldCodes are the si_codes of the signals
+// that holdSignal holds; released says that it is no longer to hold any.
 var (
 	origins        [lastSignal + 1]int32
 	runtimeHandler uintptr
+	heldCodes      [lastSignal + 1]int32
+	released       int32
 )
 
 // noteSignalAddr and holdSignalAddr return the addresses of noteSignal and holdSignal.
@@ -261,18 +279,6 @@ func holdSignalAddr() uintptr
 // noOrigin is the entry in origins of a signal that has not arrived yet. It is
 // no si_code.
 const noOrigin = math.MinInt32
-
-// noteOrigin puts noteSignal in front of the runtime's handler. It reports
-// whether there is one.
-func noteOrigin(sig syscall.Signal) bool {
-	var act sigaction
-	if setAction(sig, nil, &act) != nil || act.handler <= sigIgn {
-		return false
-	}
-	runtimeHandler = act.handler // one for all signals
-	act.handler = noteSignalAddr()
-	return setAction(sig, &act, nil) == nil
-}
 
 // sentByKernel reports whether the last signal came from the kernel, which
 // means from the terminal, and not from a process (sigaction(2), SI_KERNEL).
