@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -28,6 +29,10 @@ while :; do sleep 0.02; done`
 
 // TestForwarded sends signals to xvrun alone; the program must get them.
 func TestForwarded(t *testing.T) {
+	// A shell can't trap what it was started with ignored, as the tests are by nohup(1) or in the background of a script.
+	ignored := []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT}
+	signal.Notify(make(chan os.Signal, 1), ignored...)
+	defer signal.Reset(ignored...)
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGINT, syscall.SIGQUIT} {
 		var out transcript
 		cmd := exec.Command(xvrun, "sh", "-c", looper)
