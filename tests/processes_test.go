@@ -64,7 +64,7 @@ func TestOutlive(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			r := harness.Start(t, harness.Command(t, c.argv[0], c.argv[1:]...))
-			if ws := r.Wait(20 * time.Second); !ws.Exited() || ws.ExitStatus() != 3 {
+			if ws := r.Wait(time.Minute); !ws.Exited() || ws.ExitStatus() != 3 {
 				t.Errorf("%s, want exit status 3", harness.StatusString(ws))
 			}
 			if len(r.Guests()) == 0 {
