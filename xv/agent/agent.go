@@ -6,7 +6,6 @@
 package agent
 
 import (
-	"encoding/binary"
 	"fmt"
 
 	"xvrun/xv/agent/abi"
@@ -21,40 +20,27 @@ const (
 	ExecFailed    = offExecFailed // the int3 after a failed execve
 )
 
-// Layout is what translated code must know of the agent and the tables of a home.
-func Layout(h abi.Home) translate.Layout {
-	return translate.Layout{
-		Cache:   uint32(h.Cache()),
-		Table:   uint32(h.Table),
-		Hash:    uint32(h.Hash()),
-		Miss:    uint32(h.Agent() + offMiss),
-		Special: uint32(h.Agent() + offSpecial),
-		Gate:    uint32(h.Agent() + offGate),
-	}
+// Layout is what translated code must know of the agent and the tables: in all homes they are as far from the cache.
+var Layout = translate.Layout{
+	Table:   abi.Table,
+	Hash:    abi.First.CacheOffset(abi.First.Hash()),
+	Miss:    abi.First.CacheOffset(abi.First.Agent() + offMiss),
+	Special: abi.First.CacheOffset(abi.First.Agent() + offSpecial),
+	Gate:    abi.First.CacheOffset(abi.First.Agent() + offGate),
 }
 
-// Install writes the agent's code to mem, which is abi.AgentSize bytes, to run at home. pass says what the gate does with
+// Install writes the agent's code to mem, which is abi.AgentSize bytes and may be mapped at any home. pass says what the gate does with
 // a system call of the guest, as abi.Pass.
-func Install(mem []byte, home abi.Home, pass func(nr int) byte) error {
+func Install(mem []byte, pass func(nr int) byte) error {
 	table := mem[abi.AgentSize-passSize:]
 	if len(code) > abi.PassPage {
 		return fmt.Errorf("agent: %d bytes of code", len(code))
 	}
 	copy(mem, code)
-	relocate(mem, codeRegionRefs, home.Base-abi.First.Base)
-	relocate(mem, codeTableRefs, home.Table-abi.First.Table)
 	for nr := range table {
 		table[nr] = pass(nr)
 	}
 	return nil
-}
-
-// relocate adds to the 32-bit words of the code at the offsets refs.
-func relocate(mem []byte, refs []uint16, by uint64) {
-	for _, off := range refs {
-		word := mem[off:]
-		binary.LittleEndian.PutUint32(word, binary.LittleEndian.Uint32(word)+uint32(by))
-	}
 }
 
 // HandOff makes the gate of code that Install wrote hand a system call to the supervisor from now on.

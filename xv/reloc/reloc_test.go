@@ -12,7 +12,7 @@ import (
 
 var (
 	from = abi.First
-	to   = abi.Home{Base: 0x2000_0000, CacheSize: from.CacheSize, Table: from.Table}
+	to   = abi.Home{Base: 0x2000_0000, CacheSize: from.CacheSize}
 	move = Move{from, to}
 )
 
@@ -83,7 +83,7 @@ func TestWords(t *testing.T) {
 }
 
 func TestChoose(t *testing.T) {
-	small := abi.Home{Base: 0x4000_0000, CacheSize: 0x10_0000, Table: from.Table}
+	small := abi.Home{Base: 0x4000_0000, CacheSize: 0x10_0000}
 	size := small.End() - small.Base
 	free := uint64(abi.HomeEnd) - abi.NearFirst
 	for _, c := range []struct {
@@ -108,7 +108,7 @@ func TestChoose(t *testing.T) {
 				break
 			}
 			seen[home.Base] = true
-			if home.Base < c.lo || home.Base > c.hi || home.Base%abi.PageSize != 0 || home.CacheSize != small.CacheSize || home.Table != small.Table {
+			if home.Base < c.lo || home.Base > c.hi || home.Base%abi.PageSize != 0 || home.CacheSize != small.CacheSize {
 				t.Fatalf("%s: %+v", c.name, home)
 			}
 			for _, v := range c.used {
@@ -124,7 +124,7 @@ func TestChoose(t *testing.T) {
 }
 
 func TestAway(t *testing.T) {
-	full := abi.Home{Base: 0x4000_0000, CacheSize: abi.MaxCache, Table: from.Table}
+	full := abi.Home{Base: 0x4000_0000, CacheSize: abi.MaxCache}
 	half := abi.Home{CacheSize: abi.MaxCache / 2}.End()
 	least := abi.Home{CacheSize: abi.MinCache}.End()
 	own := loader.VMA{Start: full.Base, End: full.End()}
@@ -147,7 +147,7 @@ func TestAway(t *testing.T) {
 		{"and more", nil, 0, 1 << 40, 0, 0},
 	} {
 		home, ok := Away(c.used, full, c.lo, c.hi)
-		if ok != (c.cache != 0) || ok && (home.Base != c.base || home.CacheSize != c.cache || home.Table != full.Table) {
+		if ok != (c.cache != 0) || ok && (home.Base != c.base || home.CacheSize != c.cache) {
 			t.Errorf("%s: %#x, cache %#x, %v; want %#x, cache %#x", c.name, home.Base, home.CacheSize, ok, c.base, c.cache)
 		}
 	}

@@ -64,21 +64,20 @@ func (s *Space) put(code []byte, p piece) {
 	s.stats.CodeBytes += uint64(len(code))
 }
 
-// find returns the piece at a guest's address of the cache.
-func (s *Space) find(addr uint32) *piece {
-	p := s.findPiece(addr)
+// find returns the piece at a cache offset.
+func (s *Space) find(off uint32) *piece {
+	p := s.findPiece(off)
 	if p != nil && p.kind == pieceDormant {
 		s.wakeAt(p.off)
-		p = s.findPiece(addr)
+		p = s.findPiece(off)
 	}
 	return p
 }
 
-func (s *Space) findPiece(addr uint32) *piece {
-	off := addr - s.cfg.Base
+func (s *Space) findPiece(off uint32) *piece {
 	for i := range s.halves {
 		h := &s.halves[i]
-		if addr < s.cfg.Base || off < h.lo || off >= h.next {
+		if off < h.lo || off >= h.next {
 			continue
 		}
 		k := sort.Search(len(h.pieces), func(k int) bool { return h.pieces[k].end > off })
@@ -98,7 +97,7 @@ func (s *Space) usable() error {
 		s.cur = (s.cur + 1) % len(s.halves)
 		h := &s.halves[s.cur]
 		s.drain(h, len(h.draining))
-		if h.next > h.lo && s.cfg.Quiesce != nil && !s.cfg.Quiesce(s.cfg.Base+h.lo, s.cfg.Base+h.hi) {
+		if h.next > h.lo && s.cfg.Quiesce != nil && !s.cfg.Quiesce(h.lo, h.hi) {
 			continue
 		}
 		h.next, h.pieces, h.arena, h.retired = h.lo, nil, arena{}, false

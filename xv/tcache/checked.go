@@ -76,7 +76,7 @@ func (s *Space) translateChecked(now *recipe, orig uint64, way translate.Way, lo
 		words, room := s.words(&code)
 		reg.Words = words
 		base, _ := h.room(0, translate.Align)
-		frag, err := translate.Emit(&code, &reg, s.cfg.Base+base, &s.cfg.Layout, &s.buf)
+		frag, err := translate.Emit(&code, &reg, base, &s.cfg.Layout, &s.buf)
 		if err != nil {
 			return nil, err
 		}
@@ -142,7 +142,7 @@ func (s *Space) recheck(m Memory, from *region) (place, error) {
 	return place{r, r.base + r.bodies[0]}, nil
 }
 
-// Tighten is told that the instruction at orig, with its translation at a cache address, has faulted at an operand that is
+// Tighten is told that the instruction at orig, with its translation at a cache offset, has faulted at an operand that is
 // not aligned. It reports whether that is the immediate operand, loaded from the original code: in the page of that no
 // more are.
 func (s *Space) Tighten(cache uint32, orig uint64) bool {
@@ -209,7 +209,7 @@ func (s *Space) dropVersions(r *region) {
 	}
 }
 
-// CheckAt returns the original address of the checked region with the exit stub of its check at a cache address.
+// CheckAt returns the original address of the checked region with the exit stub of its check at a cache offset.
 func (s *Space) CheckAt(stub uint32) (orig uint64, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -220,17 +220,17 @@ func (s *Space) CheckAt(stub uint32) (orig uint64, ok bool) {
 	return l.target, true
 }
 
-// words returns the addresses of the words that a checked region with this code looks at, made now if there are none. ok is false
+// words returns the cache offsets of the words that a checked region with this code looks at, made now if there are none. ok is false
 // if there is no room.
 func (s *Space) words(code *recipe) (list [2]uint32, ok bool) {
 	n := 0
 	ok = true
 	code.pages(func(addr uint64) { // one or two: see translate.MaxChecked
 		word, room := s.word(addr)
-		if n == 0 || word != list[0] {
-			list[n] = word
-			n++
+		if n++; n == 1 {
+			list[0] = word
 		}
+		list[1] = word
 		ok = ok && room
 	})
 	return list, ok
@@ -255,7 +255,7 @@ func (s *Space) word(addr uint64) (word uint32, ok bool) {
 		pg.word = off + 1
 		s.setWord(pg, false)
 	}
-	return s.cfg.Base + pg.word - 1, true
+	return pg.word - 1, true
 }
 
 // setWord says whether the checked regions with code in a page are suspended.

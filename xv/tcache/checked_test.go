@@ -22,12 +22,12 @@ func (s *Space) leave(t *testing.T, im *image, orig uint64) *region {
 	t.Helper()
 	head := s.regionAt(t, orig)
 	all := head.versions
-	resume, target, call, err := s.TakeLink(im, s.cfg.Base+all[len(all)-1].checkLink().stub)
+	resume, target, call, err := s.TakeLink(im, all[len(all)-1].checkLink().stub)
 	if err != nil || target != orig || call {
 		t.Fatalf("%#x %#x %v %v", resume, target, call, err)
 	}
 	r := s.find(resume).r
-	if resume != s.cfg.Base+r.base+r.bodies[0] {
+	if resume != r.base+r.bodies[0] {
 		t.Errorf("resumes at %#x, not at a check", resume)
 	}
 	s.verify(t, im, false)
@@ -44,7 +44,7 @@ func TestVersions(t *testing.T) {
 	if !head.reg.Checked || s.copies != 0 || im.c[0] == 0 {
 		t.Fatalf("%+v", head)
 	}
-	if addr, ok := s.CheckAt(s.cfg.Base + head.checkLink().stub); !ok || addr != im.lo {
+	if addr, ok := s.CheckAt(head.checkLink().stub); !ok || addr != im.lo {
 		t.Errorf("CheckAt: %#x %v", addr, ok)
 	}
 	if got := s.leave(t, im, im.lo); got != head || s.Stats().Regions != 1 {
@@ -105,7 +105,7 @@ func TestSuspend(t *testing.T) {
 	}
 	suspended := func(orig uint64, i int) bool {
 		words := s.regionAt(t, orig).reg.Words
-		return words[i] != 0 && binary.LittleEndian.Uint64(s.cfg.Code[words[i]-s.cfg.Base:])>>63 == 0
+		return (i == 0 || words[i] != words[0]) && binary.LittleEndian.Uint64(s.cfg.Code[words[i]:])>>63 == 0
 	}
 	check := func(want bool) {
 		t.Helper()
@@ -128,7 +128,7 @@ func TestSuspend(t *testing.T) {
 	s.Suspend(im.lo, im.lo+pageSize)
 	im.dead.Store(true)
 	var de *translate.DecodeError
-	if _, _, _, err := s.TakeLink(im, s.cfg.Base+s.regionAt(t, im.lo).checkLink().stub); !errors.As(err, &de) {
+	if _, _, _, err := s.TakeLink(im, s.regionAt(t, im.lo).checkLink().stub); !errors.As(err, &de) {
 		t.Error(err)
 	}
 	im.dead.Store(false)
@@ -151,14 +151,14 @@ func TestSuspend(t *testing.T) {
 
 // TestWord checks code by words that somebody else keeps: of its own page, of the next one, of both.
 func TestWord(t *testing.T) {
-	const own, next = 0x41000000, 0x41000010
+	const own, next = 1<<32 - 0x200_0000, 1<<32 - 0x200_0010 // before the cache
 	for _, c := range []struct {
 		name        string
 		first, last uint32 // words of the two pages
 		edge        [2]uint32
 	}{
 		{"both", own, next, [2]uint32{own, next}},
-		{"one", own, own, [2]uint32{own}},
+		{"one", own, own, [2]uint32{own, own}},
 		{"the first", own, 0, [2]uint32{own, 1}},
 		{"the second", 0, next, [2]uint32{1, next}},
 	} {
@@ -179,7 +179,7 @@ func TestWord(t *testing.T) {
 		got := s.regionAt(t, im.lo+pageSize-1).reg.Words
 		for i, want := range c.edge {
 			if want == 1 { // one of the cache
-				if got[i] < cfg.Base || binary.LittleEndian.Uint64(s.cfg.Code[got[i]-cfg.Base:]) != 0 {
+				if int(got[i]) >= len(s.cfg.Code) || binary.LittleEndian.Uint64(s.cfg.Code[got[i]:]) != 0 {
 					t.Errorf("%s: word %d is at %#x", c.name, i, got[i])
 				}
 			} else if got[i] != want {
@@ -209,7 +209,7 @@ func TestVolatileBorder(t *testing.T) {
 	if !head.reg.Checked {
 		t.Error("not checked")
 	}
-	stub := s.cfg.Base + head.checkLink().stub
+	stub := head.checkLink().stub
 	volatile = 0
 	s.Invalidate(im.lo, im.lo+2*pageSize)
 	if _, _, _, err := s.TakeLink(im, stub); err != nil || s.regionAt(t, im.lo+pageSize-1).reg.Checked {
@@ -235,9 +235,9 @@ func TestCheckedRetires(t *testing.T) {
 func TestHash(t *testing.T) {
 	// call *rax ; ret
 	im := code(map[int][]byte{0: {0xff, 0xd0, 0xc3}})
-	low := map[uint64]*uint32{}
+	low := map[uint64]*uint64{}
 	cfg := testConfig(im, 1<<20)
-	cfg.Slot = func(addr uint64, call bool) *uint32 {
+	cfg.Slot = func(addr uint64, call bool) *uint64 {
 		if addr >= hashSize {
 			return nil
 		}
@@ -245,7 +245,7 @@ func TestHash(t *testing.T) {
 			addr += hashSize
 		}
 		if low[addr] == nil {
-			low[addr] = new(uint32)
+			low[addr] = new(uint64)
 		}
 		return low[addr]
 	}
@@ -254,14 +254,18 @@ func TestHash(t *testing.T) {
 		t.Fatal(err)
 	}
 	head := func(addr uint64, call bool) (list []*piece) {
-		for at := *cfg.Slot(addr%hashSize, call); at != 0; {
+		entry := *cfg.Slot(addr%hashSize, call)
+		if entry == 0 {
+			return nil
+		}
+		for at := s.offset(entry); ; {
 			p := s.find(at)
 			if p == nil || p.kind != pieceHashJump && p.kind != pieceHashCall {
 				t.Fatalf("%#x is no stub of the hash", at)
 			}
 			list = append(list, p)
-			at = s.cfg.Base + s.dest(p.off+translate.HashEntryNext)
-			if at == s.cfg.Base+p.off+translate.HashEntryEnd {
+			at = s.dest(p.off + translate.HashEntryNext)
+			if at == p.off+translate.HashEntryEnd {
 				break
 			}
 		}

@@ -61,7 +61,7 @@ func (s *Space) Clone(cfg Config) *Space {
 			s.copyFill(c, f)
 		}
 		for _, e := range r.returns {
-			s.copyFill(c, fill{e.Addr, s.cfg.Base + r.base + e.Off, false})
+			s.copyFill(c, fill{e.Addr, r.base + e.Off, false})
 		}
 	}
 	for key, list := range s.buckets {
@@ -86,8 +86,8 @@ func (s *Space) Clone(cfg Config) *Space {
 // copyFill copies a table entry to the clone.
 func (s *Space) copyFill(c *Space, f fill) {
 	from, to := s.cfg.slot(f.addr, f.call), c.cfg.slot(f.addr, f.call)
-	if from != nil && to != nil && atomic.LoadUint32(from) == f.value {
-		atomic.StoreUint32(to, f.value)
+	if from != nil && to != nil && atomic.LoadUint64(from) == s.address(f.off) {
+		atomic.StoreUint64(to, c.address(f.off))
 	}
 }
 

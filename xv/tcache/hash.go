@@ -8,7 +8,7 @@ import (
 )
 
 // Code that no table covers is reached through a hash: an indirect branch that was seen to go there (see Hash) looks up the
-// low bits of its target, in the part of the tables that belongs to addresses too low for code. The entry leads to a stub
+// low bits of its target, in tables that Slot gives for addresses too low for code. The entry leads to a stub
 // that compares the target with the address it is for; if it is another one control goes on to the next stub with the same
 // low bits, and from the last one to address 0, as from an empty entry.
 
@@ -76,7 +76,7 @@ func (s *Space) fillHash(r *region, addr uint64, call bool, first uint32) {
 		target += translate.CallBias
 		kind = pieceHashCall
 	}
-	s.put(translate.EmitHashEntry(s.cfg.Base+off, s.cfg.Base+first, target), piece{off: off, kind: kind, r: r, orig: addr})
+	s.put(translate.EmitHashEntry(off, first, target), piece{off: off, kind: kind, r: r, orig: addr})
 	s.stats.Fills++
 	s.buckets[key] = slices.Insert(list, 0, hashed{addr, off, r})
 	s.thread(key)
@@ -93,11 +93,11 @@ func (s *Space) thread(key bucket) {
 		}
 		s.patch(h.off+translate.HashEntryNext, to)
 	}
-	first := uint32(0)
+	first := uint64(0)
 	if len(list) > 0 {
-		first = s.cfg.Base + list[0].off
+		first = s.address(list[0].off)
 	}
-	atomic.StoreUint32(s.cfg.Slot(uint64(key.low), key.call), first)
+	atomic.StoreUint64(s.cfg.Slot(uint64(key.low), key.call), first)
 }
 
 // clearHashes takes the stubs that lead to r out of their buckets.

@@ -19,7 +19,7 @@ type image struct {
 	dead  atomic.Bool // no longer executable
 	reads atomic.Int64
 
-	j, c []uint32
+	j, c []uint64
 }
 
 const loadBase = 0x100000
@@ -33,7 +33,7 @@ func (im *image) ReadCode(addr uint64, p []byte) int {
 	return copy(p, im.text[addr-im.lo:])
 }
 
-func (im *image) slot(addr uint64, call bool) *uint32 {
+func (im *image) slot(addr uint64, call bool) *uint64 {
 	if addr < im.lo || addr-im.lo >= uint64(len(im.text)) {
 		return nil
 	}
@@ -45,7 +45,7 @@ func (im *image) slot(addr uint64, call bool) *uint32 {
 
 // withTables returns the same memory with empty tables.
 func (im *image) withTables() *image {
-	return &image{lo: im.lo, text: im.text, funcs: im.funcs, j: make([]uint32, len(im.text)), c: make([]uint32, len(im.text))}
+	return &image{lo: im.lo, text: im.text, funcs: im.funcs, j: make([]uint64, len(im.text)), c: make([]uint64, len(im.text))}
 }
 
 // loadImage reads the text of an ELF file and the addresses of its functions.
@@ -101,12 +101,24 @@ func libc(tb testing.TB) *image {
 	return loadImage(tb, self)
 }
 
-const testBase = 0x50000000
+const testBase = 0x3f12_5000_0000
 
-var testLayout = translate.Layout{Table: 0x7ffc0000, Miss: 0x40000100, Special: 0x40000200, Gate: 0x40000300}
+// testLayout is like that of the agent.
+var testLayout = translate.Layout{
+	Table: 0x7ffc0000, Hash: 1<<32 - 0x10_0000, Miss: 1<<32 - 0x1000_0000 + 0x100, Special: 1<<32 - 0x1000_0000 + 0x200, Gate: 1<<32 - 0x1000_0000 + 0x300,
+}
 
 func testConfig(im *image, size int) Config {
 	return Config{Code: make([]byte, size), Base: testBase, Layout: testLayout, Slot: im.slot}
+}
+
+// offset returns the cache offset of what a table entry holds.
+func (s *Space) offset(entry uint64) uint32 {
+	off := entry - s.cfg.Base
+	if off >= uint64(len(s.cfg.Code)) {
+		panic("an entry leads out of the cache")
+	}
+	return uint32(off)
 }
 
 // dest returns where the branch with the rel32 at a cache offset leads.
@@ -154,15 +166,15 @@ func (s *Space) verify(t *testing.T, im *image, full bool) {
 				if l.to.stale || l.list != &l.to.in {
 					t.Fatalf("link to %#x is bound to a stale region or on the wrong list", l.target)
 				}
-				if p := s.find(s.cfg.Base + d); p == nil || p.r != l.to {
+				if p := s.find(d); p == nil || p.r != l.to {
 					t.Fatalf("link to %#x leads to %#x, outside its target", l.target, d)
 				}
 				if full {
-					s.verifyPlace(t, s.cfg.Base+d, l.target, l.away, l.call)
+					s.verifyPlace(t, d, l.target, l.away, l.call)
 				}
 			}
 			if full {
-				rec, ok := s.Recover(s.cfg.Base + l.stub)
+				rec, ok := s.Recover(l.stub)
 				want := translate.KindExit
 				if l.call {
 					want = translate.KindCallExit
@@ -179,7 +191,7 @@ func (s *Space) verify(t *testing.T, im *image, full bool) {
 			if s.isDraining(r) {
 				return
 			}
-			for _, off := range translate.Boundaries(&r.code, &r.reg, s.cfg.Base+r.base, &s.cfg.Layout) {
+			for _, off := range translate.Boundaries(&r.code, &r.reg, r.base, &s.cfg.Layout) {
 				if s.cfg.Code[r.base+off] != int3 {
 					t.Fatalf("stale region %#x: no int3 at %#x", r.reg.Entry, off)
 				}
@@ -203,12 +215,12 @@ func (s *Space) verify(t *testing.T, im *image, full bool) {
 			if v == 0 {
 				continue
 			}
-			p := s.find(v)
+			p := s.find(s.offset(v))
 			if p == nil || p.r.stale {
 				t.Fatalf("entry of %#x leads to %#x: stale or nothing", addr, v)
 			}
 			if full {
-				s.verifyPlace(t, v, addr, true, call)
+				s.verifyPlace(t, s.offset(v), addr, true, call)
 			}
 		}
 	}
@@ -231,7 +243,7 @@ func (s *Space) verify(t *testing.T, im *image, full bool) {
 				t.Fatalf("block %#x: %v", addr+i, ok)
 			}
 			if ok && full {
-				s.verifyPlace(t, s.cfg.Base+p.body, addr+i, false, false)
+				s.verifyPlace(t, p.body, addr+i, false, false)
 			}
 		}
 	}
@@ -248,7 +260,7 @@ func (s *Space) verify(t *testing.T, im *image, full bool) {
 // verifyLinks checks that the links of a region are those of its fragment.
 func (s *Space) verifyLinks(t *testing.T, r *region) {
 	t.Helper()
-	frag, err := translate.Emit(&r.code, &r.reg, s.cfg.Base+r.base, &s.cfg.Layout, new(translate.Buffer))
+	frag, err := translate.Emit(&r.code, &r.reg, r.base, &s.cfg.Layout, new(translate.Buffer))
 	if err != nil || len(frag.Links) != len(r.links) {
 		t.Fatalf("region %#x has %d links: %v", r.reg.Entry, len(r.links), err)
 	}
@@ -260,7 +272,7 @@ func (s *Space) verifyLinks(t *testing.T, r *region) {
 	}
 }
 
-// verifyPlace checks that a thread at a cache address is about to execute orig, in the state of a body or an entry.
+// verifyPlace checks that a thread at a cache offset is about to execute orig, in the state of a body or an entry.
 func (s *Space) verifyPlace(t *testing.T, cache uint32, orig uint64, away, call bool) {
 	t.Helper()
 	rec, ok := s.Recover(cache)

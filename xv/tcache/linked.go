@@ -20,7 +20,7 @@ import (
 // *waking* them. Most programs that run for a few milliseconds end before.
 //
 // It is made of 32-bit words, little-endian: the header, the lists whose lengths it gives, the original bytes, padded to whole
-// words, and the code. Addresses are relative to that of the start of the file, cache addresses to the code, whose relocations are
+// words, and the code. Addresses are relative to that of the start of the file, cache offsets to the code, whose relocations are
 // applied as for records.
 const (
 	linkedSize    = iota // in bytes
@@ -31,8 +31,8 @@ const (
 	linkedWritten        // bytes of fragments and entry stubs
 	linkedRelocs         // number of relocations: one word each
 	linkedSpans          // number of runs of original code, in order: address, length
-	linkedFills          // number of table entries: address, twice the cache address plus one for table C
-	linkedPlaces         // number of places where threads can go on, in order: address, cache address; see Space.Jump
+	linkedFills          // number of table entries: address, twice the cache offset plus one for table C
+	linkedPlaces         // number of places where threads can go on, in order: address, cache offset; see Space.Jump
 	linkedOrig           // number of original bytes
 	linkedCode           // number of bytes of code
 	linkedLo             // bounds of the original addresses in the code; see translate.Moves
@@ -83,11 +83,11 @@ func Link(list iter.Seq2[uint64, []byte]) []byte {
 		addr uint64
 		call bool
 	}
-	slots := make(map[key]*uint32)
-	s := New(Config{Code: make([]byte, room), Base: linkBase, Slot: func(addr uint64, call bool) *uint32 {
+	slots := make(map[key]*uint64)
+	s := New(Config{Code: make([]byte, room), Base: linkBase, Slot: func(addr uint64, call bool) *uint64 {
 		p := slots[key{addr, call}]
 		if p == nil {
-			p = new(uint32)
+			p = new(uint64)
 			slots[key{addr, call}] = p
 		}
 		return p
@@ -105,7 +105,7 @@ func Link(list iter.Seq2[uint64, []byte]) []byte {
 	}
 	for k, v := range slots {
 		if *v != 0 {
-			w.fills = append(w.fills, fill{k.addr, *v - linkBase, k.call})
+			w.fills = append(w.fills, fill{k.addr, uint32(*v - linkBase), k.call})
 		}
 	}
 	slices.SortFunc(w.fills, func(a, b fill) int {
@@ -227,7 +227,7 @@ func (w *linkedWriter) finish(s *Space, text *linkText) []byte {
 	}
 	for _, f := range w.fills {
 		out.addr(f.addr)
-		out.word(f.value<<1 | tableOf(f.call))
+		out.word(f.off<<1 | tableOf(f.call))
 	}
 	for _, e := range places {
 		out.addr(e.Addr)
@@ -333,7 +333,7 @@ func (s *Space) RestoreLinked(m Memory, lo, hi, origin uint64, linked []byte, li
 	s.dormant = append(s.dormant, d)
 	for i := range int(rd.header[linkedFills]) {
 		addr, v := pair(rd.fills, i)
-		atomic.CompareAndSwapUint32(s.cfg.slot(origin+relative(addr), v&1 != 0), 0, s.cfg.Base+base+v>>1)
+		atomic.CompareAndSwapUint64(s.cfg.slot(origin+relative(addr), v&1 != 0), 0, s.address(base+v>>1))
 	}
 	s.stats.Restored += d.regions
 	s.stats.Live += d.regions

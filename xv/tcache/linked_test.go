@@ -136,8 +136,8 @@ func TestLinkedPlaces(t *testing.T) {
 				if !ok || rec.RIP != orig || !rec.RCXFromS {
 					t.Fatalf("at %#x: %#x, where the state is %+v, %v", orig, a, rec, ok)
 				}
-			} else if a != s.cfg.Base+b.body {
-				t.Fatalf("at %#x: %#x instead of %#x", orig, a, s.cfg.Base+b.body)
+			} else if a != b.body {
+				t.Fatalf("at %#x: %#x instead of %#x", orig, a, b.body)
 			}
 			n++
 		}
@@ -158,7 +158,7 @@ func TestLinkedWakes(t *testing.T) {
 	}
 	for name, ask := range map[string]func(p *linkedPair, s *Space, to *image) bool{
 		"recover": func(p *linkedPair, s *Space, to *image) bool {
-			rec, ok := s.Recover(s.cfg.Base + s.dormant[0].off)
+			rec, ok := s.Recover(s.dormant[0].off)
 			return ok && rec.RIP != 0
 		},
 		"link": func(p *linkedPair, s *Space, to *image) bool {
@@ -170,7 +170,7 @@ func TestLinkedWakes(t *testing.T) {
 					}
 				}
 			})
-			_, target, _, err := s.TakeLink(to, s.cfg.Base+stub)
+			_, target, _, err := s.TakeLink(to, stub)
 			return err == nil && target != 0
 		},
 		"jump": func(p *linkedPair, s *Space, to *image) bool {
@@ -186,15 +186,12 @@ func TestLinkedWakes(t *testing.T) {
 		},
 		"code": func(p *linkedPair, s *Space, to *image) bool { return s.HasCode(p.function(41), p.function(41)+1) },
 		"rebase": func(p *linkedPair, s *Space, to *image) bool {
-			const by = 0x300000
-			l := s.cfg.Layout
-			l.Miss, l.Special, l.Gate = l.Miss+by, l.Special+by, l.Gate+by
-			s.Rebase(s.cfg.Base+by, l)
+			s.Rebase(s.cfg.Base + 0x300000)
 			return s.Stats().Live == len(p.list)
 		},
 		"flush": func(p *linkedPair, s *Space, to *image) bool { s.Flush(); return s.Stats().Live == 0 },
 		"save":  func(p *linkedPair, s *Space, to *image) bool { return len(s.saveAll(to)) == len(p.list) },
-		"stale": func(p *linkedPair, s *Space, to *image) bool { return !s.IsStale(s.cfg.Base + s.dormant[0].off) },
+		"stale": func(p *linkedPair, s *Space, to *image) bool { return !s.IsStale(s.dormant[0].off) },
 		"clone": func(p *linkedPair, s *Space, to *image) bool {
 			im := to.withTables()
 			im.lo = to.lo
@@ -275,7 +272,7 @@ func TestLinkedRefused(t *testing.T) {
 	}
 	{
 		s, to := fresh(8 << 20)
-		s.cfg.Slot = func(uint64, bool) *uint32 { return nil }
+		s.cfg.Slot = func(uint64, bool) *uint64 { return nil }
 		check("no tables", s, to, p.restore(s, to, p.linked))
 	}
 	// Far away the addresses do not fit.
@@ -336,7 +333,7 @@ func TestLinkedOtherRecords(t *testing.T) {
 		}
 		s.Stats()
 	}()
-	s.Recover(s.cfg.Base + 16)
+	s.Recover(16)
 }
 
 // Records that contradict each other have no linked form.

@@ -133,27 +133,30 @@ func (s *Space) patch(off, dest uint32) {
 
 // fill is a table entry that leads to a region, besides those of its return sites.
 type fill struct {
-	addr  uint64
-	value uint32
-	call  bool
+	addr uint64
+	off  uint32 // where it leads, in the cache
+	call bool
 }
 
 // hashSize is how many entries at the start of the tables are those of the hash: there is no code at such addresses.
 const hashSize = 1 << 16
 
 // slot is Slot, or nil.
-func (cfg *Config) slot(addr uint64, call bool) *uint32 {
+func (cfg *Config) slot(addr uint64, call bool) *uint64 {
 	if cfg.Slot == nil || addr < hashSize {
 		return nil
 	}
 	return cfg.Slot(addr, call)
 }
 
+// address is the address in the guest of a cache offset.
+func (s *Space) address(off uint32) uint64 { return s.cfg.Base + uint64(off) }
+
 // fill puts an entry into a table. A table can lead an address to one region only: the last one filled.
 func (s *Space) fill(r *region, addr uint64, call bool, off uint32) {
 	slot := s.cfg.slot(addr, call)
-	f := fill{addr, s.cfg.Base + off, call}
-	if slot == nil || atomic.SwapUint32(slot, f.value) == f.value {
+	f := fill{addr, off, call}
+	if slot == nil || atomic.SwapUint64(slot, s.address(off)) == s.address(off) {
 		// In the second case another thread had the same miss, or it was the hash that the branch looked at.
 		s.fillHash(r, addr, call, off)
 		return
@@ -171,7 +174,7 @@ func (s *Space) fillReturns(r *region) {
 		slot := s.cfg.slot(e.Addr, false)
 		if slot == nil {
 			s.fillHash(r, e.Addr, false, r.base+e.Off)
-		} else if atomic.CompareAndSwapUint32(slot, 0, s.cfg.Base+r.base+e.Off) {
+		} else if atomic.CompareAndSwapUint64(slot, 0, s.address(r.base+e.Off)) {
 			s.stats.Fills++
 		}
 	}
@@ -185,12 +188,12 @@ func (s *Space) clearFills(r *region) {
 	r.fills = nil
 	s.clearHashes(r)
 	for _, e := range r.returns {
-		s.clearFill(fill{e.Addr, s.cfg.Base + r.base + e.Off, false})
+		s.clearFill(fill{e.Addr, r.base + e.Off, false})
 	}
 }
 
 func (s *Space) clearFill(f fill) {
 	if slot := s.cfg.slot(f.addr, f.call); slot != nil {
-		atomic.CompareAndSwapUint32(slot, f.value, 0)
+		atomic.CompareAndSwapUint64(slot, s.address(f.off), 0)
 	}
 }

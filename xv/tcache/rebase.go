@@ -1,35 +1,24 @@
 package tcache
 
-import (
-	"sync/atomic"
-
-	"xvrun/xv/translate"
-)
+import "sync/atomic"
 
 // Rebase says that the cache memory is at another address of the guest now, and with it what the layout names but the lookup tables,
-// at the same distances. Regions stay, but for those that refer to addresses there themselves: the ones that are
-// checked or use the hash, which become stale. No thread may be in the code, or on its way there by an answer.
-func (s *Space) Rebase(base uint32, layout translate.Layout) {
+// at the same distances. The code refers to that by distances, so that it stays: only the entries of the tables are
+// addresses. No thread may be in the code, or on its way there by an answer.
+func (s *Space) Rebase(base uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.wakeAll()
+	from := s.cfg.Base
+	s.cfg.Base = base
 	s.eachLive(func(r *region) {
-		if r.reg.Checked || len(r.reg.Hashed) > 0 {
-			s.drop(r)
-		}
-	})
-	by := base - s.cfg.Base
-	s.eachLive(func(r *region) {
-		for i := range r.fills {
-			f := &r.fills[i]
-			s.shiftFill(*f, by)
-			f.value += by
+		for _, f := range r.fills {
+			s.shiftFill(f, from)
 		}
 		for _, e := range r.returns {
-			s.shiftFill(fill{e.Addr, s.cfg.Base + r.base + e.Off, false}, by)
+			s.shiftFill(fill{e.Addr, r.base + e.Off, false}, from)
 		}
 	})
-	s.cfg.Base, s.cfg.Layout = base, layout
 	for key := range s.buckets {
 		s.thread(key)
 	}
@@ -46,9 +35,9 @@ func (s *Space) eachLive(f func(r *region)) {
 	}
 }
 
-// shiftFill adds to a table entry if it still leads to where it was filled for.
-func (s *Space) shiftFill(f fill, by uint32) {
+// shiftFill moves a table entry if it still leads to where it was filled for, when the cache was at the address from.
+func (s *Space) shiftFill(f fill, from uint64) {
 	if slot := s.cfg.slot(f.addr, f.call); slot != nil {
-		atomic.CompareAndSwapUint32(slot, f.value, f.value+by)
+		atomic.CompareAndSwapUint64(slot, from+uint64(f.off), s.address(f.off))
 	}
 }

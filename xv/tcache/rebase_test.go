@@ -8,19 +8,12 @@ import (
 	"xvrun/xv/translate"
 )
 
-// layoutAt is a layout like that of the agent for a cache at base.
-func layoutAt(base uint32) translate.Layout {
-	return translate.Layout{
-		Cache: base, Table: 0x7ffc0000, Hash: base - 0x20_0000, Miss: base - 0x1000_0000 + 0x100, Special: base - 0x1000_0000 + 0x200, Gate: base - 0x1000_0000 + 0x300,
-	}
-}
-
 // TestRebase moves a cache: each live region must be what would be emitted at the new place, but for the branches that are bound, and
 // all tables, links and recovery must agree with the new addresses.
 func TestRebase(t *testing.T) {
 	im := libc(t)
 	cfg := testConfig(im, 1<<20)
-	cfg.Layout, cfg.Budget = layoutAt(cfg.Base), 4000
+	cfg.Budget = 4000
 	s := New(cfg)
 	fill := func(n int) {
 		for i := range 300 {
@@ -35,10 +28,10 @@ func TestRebase(t *testing.T) {
 	}
 	fill(5)
 	s.Invalidate(im.funcs[100], im.funcs[100]+20000)
-	for i, base := range []uint32{0x2345_6000, 0x6000_0000, testBase} {
+	for i, base := range []uint64{0x2345_6000, 0x6000_0000, 0x7ffe_0000_0000, testBase} {
 		live := s.Stats().Live
 		before := slices.Clone(s.cfg.Code)
-		s.Rebase(base, layoutAt(base))
+		s.Rebase(base)
 		if !bytes.Equal(before, s.cfg.Code) {
 			t.Fatal("the code has changed: it holds addresses of its place")
 		}
@@ -56,7 +49,7 @@ func TestRebase(t *testing.T) {
 func (s *Space) verifyEmitted(t *testing.T, r *region) {
 	t.Helper()
 	var buf translate.Buffer
-	frag, err := translate.Emit(&r.code, &r.reg, s.cfg.Base+r.base, &s.cfg.Layout, &buf)
+	frag, err := translate.Emit(&r.code, &r.reg, r.base, &s.cfg.Layout, &buf)
 	if err != nil {
 		t.Fatalf("%#x: %v", r.reg.Entry, err)
 	}
@@ -66,28 +59,54 @@ func (s *Space) verifyEmitted(t *testing.T, r *region) {
 		copy(got[off:off+4], frag.Code[off:])
 	}
 	if !bytes.Equal(got, frag.Code) {
-		t.Fatalf("region %#x is not what is emitted at %#x", r.reg.Entry, s.cfg.Base+r.base)
+		t.Fatalf("region %#x is not what is emitted at %#x", r.reg.Entry, r.base)
 	}
 }
 
-// TestRebaseDrops checks that regions which hold addresses of their place become stale.
-func TestRebaseDrops(t *testing.T) {
-	im := code(map[int][]byte{0: {0xff, 0xd0, 0xc3}, 64: {0x90, 0xc3}}) // call *rax ; ret and nop ; ret
+// TestRebaseHash moves a cache with a branch by the hash: the entries of its tables move too.
+func TestRebaseHash(t *testing.T) {
+	im := code(map[int][]byte{0: {0xff, 0xd0, 0xc3}}) // call *rax ; ret
+	var low [2]uint64
 	cfg := testConfig(im, 1<<20)
-	cfg.Layout = layoutAt(cfg.Base)
-	s := New(cfg)
-	for _, addr := range []uint64{im.lo, im.lo + 64} {
-		if _, err := s.FillCall(im, addr); err != nil {
-			t.Fatal(err)
+	cfg.Slot = func(addr uint64, call bool) *uint64 {
+		switch {
+		case addr >= hashSize:
+			return nil
+		case call && addr == im.lo%hashSize:
+			return &low[0]
 		}
+		return &low[1]
 	}
+	s := New(cfg)
 	s.Hash(im.lo)
 	if _, err := s.FillCall(im, im.lo); err != nil {
 		t.Fatal(err)
 	}
-	s.Rebase(0x2000_0000, layoutAt(0x2000_0000))
-	if s.isBlock(im.lo) || !s.isBlock(im.lo+64) {
-		t.Errorf("the branch by the hash is there: %v, other code: %v", s.isBlock(im.lo), s.isBlock(im.lo+64))
+	before, code := low, slices.Clone(s.cfg.Code)
+	s.Rebase(0x2000_0000)
+	for i := range low {
+		if before[i] < testBase || low[i] != before[i]-testBase+0x2000_0000 {
+			t.Errorf("the entry %#x has become %#x", before[i], low[i])
+		}
 	}
-	s.verify(t, im, false)
+	if r := s.regionAt(t, im.lo); r.stale || len(r.reg.Hashed) != 1 || !bytes.Equal(code, s.cfg.Code) {
+		t.Errorf("the branch by the hash has changed: %+v", r.reg)
+	}
+}
+
+// TestRebaseChecked moves a cache with checked code, which stays.
+func TestRebaseChecked(t *testing.T) {
+	im := code(map[int][]byte{0: {0x31, 0xc0, 0xc3}})
+	cfg := testConfig(im, 1<<20)
+	cfg.Volatile = func(uint64) bool { return true }
+	s := New(cfg)
+	if _, err := s.FillCall(im, im.lo); err != nil {
+		t.Fatal(err)
+	}
+	code := slices.Clone(s.cfg.Code)
+	s.Rebase(0x2000_0000)
+	if r := s.regionAt(t, im.lo); r.stale || !r.reg.Checked || !bytes.Equal(code, s.cfg.Code) {
+		t.Errorf("checked code has changed: %+v", r.reg)
+	}
+	s.verify(t, im, true)
 }

@@ -15,7 +15,7 @@ func (s *Space) mapOf(r *region) *translate.Map {
 	if m := s.maps[r]; m != nil {
 		return m
 	}
-	m, err := translate.Record(&r.code, &r.reg, s.cfg.Base+r.base, &s.cfg.Layout, &s.buf)
+	m, err := translate.Record(&r.code, &r.reg, r.base, &s.cfg.Layout, &s.buf)
 	if err != nil {
 		return nil
 	}
@@ -26,9 +26,9 @@ func (s *Space) mapOf(r *region) *translate.Map {
 	return m
 }
 
-// Recover says how to get from the machine state of a thread at a cache address to its original state. It knows all of
+// Recover says how to get from the machine state of a thread at a cache offset to its original state. It knows all of
 // the cache: fragments with their exit stubs, stale ones too until their memory is used again, and entry stubs. The
-// address must be where an instruction starts: after an int3 of a stale fragment that is the address before RIP.
+// offset must be where an instruction starts: after an int3 of a stale fragment that is the one before RIP.
 func (s *Space) Recover(cache uint32) (translate.Recovery, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -36,7 +36,7 @@ func (s *Space) Recover(cache uint32) (translate.Recovery, bool) {
 	if p == nil {
 		return translate.Recovery{}, false
 	}
-	off := cache - s.cfg.Base - p.off
+	off := cache - p.off
 	switch p.kind {
 	case pieceJump:
 		return translate.RecoverJumpEntry(p.orig, off)
@@ -51,7 +51,7 @@ func (s *Space) Recover(cache uint32) (translate.Recovery, bool) {
 	return translate.Recovery{}, false
 }
 
-// ReturnsTo returns the original return address of the return site at a cache address.
+// ReturnsTo returns the original return address of the return site at a cache offset.
 func (s *Space) ReturnsTo(cache uint32) (orig uint64, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -59,14 +59,14 @@ func (s *Space) ReturnsTo(cache uint32) (orig uint64, ok bool) {
 	if p == nil || p.kind != pieceFragment {
 		return 0, false
 	}
-	i := slices.IndexFunc(p.r.returns, func(e translate.Entry) bool { return s.cfg.Base+p.off+e.Off == cache })
+	i := slices.IndexFunc(p.r.returns, func(e translate.Entry) bool { return p.off+e.Off == cache })
 	if i < 0 {
 		return 0, false
 	}
 	return p.r.returns[i].Addr, true
 }
 
-// Starts reports whether the translation of an original instruction, or the check before it, starts at a cache address: a thread that
+// Starts reports whether the translation of an original instruction, or the check before it, starts at a cache offset: a thread that
 // comes there has done the instruction before. inCheck says that it is behind the start of a check: it has done nothing since then.
 func (s *Space) Starts(cache uint32) (starts, inCheck bool) {
 	s.mu.Lock()
@@ -79,7 +79,7 @@ func (s *Space) Starts(cache uint32) (starts, inCheck bool) {
 	if m == nil {
 		return false, false
 	}
-	off := cache - s.cfg.Base - p.off
+	off := cache - p.off
 	if p.r.reg.Checked && off >= p.r.bodies[0] {
 		if first, ok := m.Boundary(p.r.reg.Entry); ok && off < first {
 			return off == p.r.bodies[0], off > p.r.bodies[0]
@@ -88,7 +88,7 @@ func (s *Space) Starts(cache uint32) (starts, inCheck bool) {
 	return m.Starts(off), false
 }
 
-// IsStale reports whether a cache address lies in a stale fragment, or in an entry stub that leads to one.
+// IsStale reports whether a cache offset lies in a stale fragment, or in an entry stub that leads to one.
 func (s *Space) IsStale(cache uint32) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -96,7 +96,7 @@ func (s *Space) IsStale(cache uint32) bool {
 	return p != nil && p.r.stale
 }
 
-// SpecialAt returns the original address of the special instruction whose exit stub is at a cache address.
+// SpecialAt returns the original address of the special instruction whose exit stub is at a cache offset.
 func (s *Space) SpecialAt(stub uint32) (uint64, bool) {
 	rec, ok := s.Recover(stub)
 	return rec.RIP, ok && rec.Kind == translate.KindSpecial

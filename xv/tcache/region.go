@@ -140,7 +140,7 @@ func (s *Space) translate(m Memory, orig uint64, way translate.Way, ahead bool) 
 		code := h.arena.makeRecipe(&s.src, &reg)
 		reg.Hashed = s.hashedIn(&code)
 		base, _ := h.room(0, translate.Align)
-		frag, err := translate.Emit(&code, &reg, s.cfg.Base+base, &s.cfg.Layout, &s.buf)
+		frag, err := translate.Emit(&code, &reg, base, &s.cfg.Layout, &s.buf)
 		if err != nil {
 			return nil, err
 		}
@@ -277,7 +277,7 @@ const int3 = 0xcc
 // trap writes an int3 to every place of a stale fragment where threads arrive on their way from one original instruction
 // to the next. They are single bytes, so that a thread runs either the old instruction or the int3.
 func (s *Space) trap(r *region) {
-	m, err := translate.Record(&r.code, &r.reg, s.cfg.Base+r.base, &s.cfg.Layout, &s.buf)
+	m, err := translate.Record(&r.code, &r.reg, r.base, &s.cfg.Layout, &s.buf)
 	if err != nil {
 		// Translation is pure, and the fragment was emitted from this recipe.
 		panic("tcache: recipe lost: " + err.Error())

@@ -52,9 +52,9 @@ const (
 	maxBytes  = 2 << 10
 )
 
-// New makes an empty Space. It panics when cfg.Code is too small or not aligned.
+// New makes an empty Space. It panics when cfg.Code is too small, too large, or not aligned.
 func New(cfg Config) *Space {
-	if len(cfg.Code) < 2*pageSize || uint64(cfg.Base)+uint64(len(cfg.Code)) > 1<<31 {
+	if len(cfg.Code) < 2*pageSize || len(cfg.Code) > 1<<30 || cfg.Base == 0 {
 		panic("tcache: New: bad size of the cache memory")
 	}
 	s := newSpace(cfg)
@@ -81,20 +81,20 @@ func newSpace(cfg Config) *Space {
 	return s
 }
 
-// Jump returns the cache address at which a thread with the exact original state, and rcx in S, may be resumed at orig,
+// Jump returns the cache offset at which a thread with the exact original state, and rcx in S, may be resumed at orig,
 // translating if needed. Errors of translation (*translate.DecodeError) say that the code at orig cannot be executed.
 func (s *Space) Jump(m Memory, orig uint64) (uint32, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats.Misses++
 	if body, ok := s.dormantPlace(orig); ok {
-		return s.cfg.Base + body, nil
+		return body, nil
 	}
 	p, err := s.locate(m, orig, translate.ByLink)
 	if err != nil {
 		return 0, err
 	}
-	return s.cfg.Base + p.body, nil
+	return p.body, nil
 }
 
 // FillJump answers the miss of an indirect jump or a return: it fills the entry of orig in table J, and returns where the
@@ -108,10 +108,10 @@ func (s *Space) FillJump(m Memory, orig uint64) (body uint32, err error) {
 		return 0, err
 	}
 	s.fill(p.r, orig, false, e.first)
-	return s.cfg.Base + p.body, nil
+	return p.body, nil
 }
 
-// FillCall answers the miss of an indirect call: it fills the entry of orig in table C, and returns the address of D, where a
+// FillCall answers the miss of an indirect call: it fills the entry of orig in table C, and returns the cache offset of D, where a
 // thread is resumed that has made the call (rsp points at the extra word) and whose rcx is the original one.
 func (s *Space) FillCall(m Memory, orig uint64) (direct uint32, err error) {
 	s.mu.Lock()
@@ -122,7 +122,7 @@ func (s *Space) FillCall(m Memory, orig uint64) (direct uint32, err error) {
 		return 0, err
 	}
 	s.fill(p.r, orig, true, e.first)
-	return s.cfg.Base + e.direct, nil
+	return e.direct, nil
 }
 
 // TakeLink answers a thread that left the cache through the exit stub of a link: it translates the target if needed, binds
@@ -138,7 +138,7 @@ func (s *Space) TakeLink(m Memory, stub uint32) (resume uint32, target uint64, c
 	}
 	if l.check {
 		p, err := s.recheck(m, l.from)
-		return s.cfg.Base + p.body, l.target, false, err
+		return p.body, l.target, false, err
 	}
 	var p place
 	var dest uint32
@@ -157,7 +157,7 @@ func (s *Space) TakeLink(m Memory, stub uint32) (resume uint32, target uint64, c
 	if !l.from.stale && l.to == nil {
 		s.bind(l, p.r, dest)
 	}
-	return s.cfg.Base + dest, l.target, l.call, nil
+	return dest, l.target, l.call, nil
 }
 
 // linkAt returns the link with this exit stub.
@@ -166,7 +166,7 @@ func (s *Space) linkAt(stub uint32) *link {
 	if p == nil || p.kind != pieceFragment {
 		return nil
 	}
-	return p.r.linkAt(stub - s.cfg.Base)
+	return p.r.linkAt(stub)
 }
 
 // locate finds or makes the translation of orig. When it translates, way is how the region is reached.
@@ -255,13 +255,12 @@ func (s *Space) makeStub(p place, orig uint64, kind pieceKind) (entry, bool) {
 	if !ok {
 		return entry{}, false
 	}
-	at, body := s.cfg.Base+off, s.cfg.Base+p.body
 	e := entry{first: off, direct: off}
 	switch kind {
 	case pieceJump:
-		code = translate.EmitJumpEntry(at, body)
+		code = translate.EmitJumpEntry(off, p.body)
 	case pieceCall:
-		code = translate.EmitCallEntry(at, body)
+		code = translate.EmitCallEntry(off, p.body)
 		e.direct = off + translate.CallEntrySize - translate.DirectCallEntrySize
 	}
 	s.put(code, piece{off: off, kind: kind, r: p.r, orig: orig})

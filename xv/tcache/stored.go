@@ -63,7 +63,7 @@ func (w *recordWriter) bytes(p []byte) {
 
 // record makes the record of a region, nil if it has none because it cannot be moved.
 func (s *Space) record(r *region) []byte {
-	frag, moves, err := translate.EmitMovable(&r.code, &r.reg, s.cfg.Base+r.base, &s.cfg.Layout, &s.buf)
+	frag, moves, err := translate.EmitMovable(&r.code, &r.reg, r.base, &s.cfg.Layout, &s.buf)
 	if err != nil || !moves.To(0) {
 		return nil
 	}
@@ -476,8 +476,8 @@ func (s *Space) refill(r *region, orig uint64, call bool) {
 	slot := s.cfg.slot(orig, call)
 	switch {
 	case !ok || slot == nil:
-	case s.waking != nil && *slot == s.cfg.Base+e.first:
-		r.fills = append(r.fills, fill{orig, *slot, call})
+	case s.waking != nil && *slot == s.address(e.first):
+		r.fills = append(r.fills, fill{orig, e.first, call})
 	case s.waking == nil && *slot == 0:
 		s.fill(r, orig, call, e.first)
 	}

@@ -88,7 +88,7 @@ func TestRestore(t *testing.T) {
 		if reg.record == nil {
 			return
 		}
-		frag, err := translate.Emit(&reg.code, &reg.reg, r.cfg.Base+reg.base, &r.cfg.Layout, new(translate.Buffer))
+		frag, err := translate.Emit(&reg.code, &reg.reg, reg.base, &r.cfg.Layout, new(translate.Buffer))
 		if err != nil {
 			t.Fatal(err)
 		}

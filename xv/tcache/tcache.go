@@ -12,7 +12,9 @@
 // used: after all int3 are written to its own stale fragments, and Config.Quiesce has agreed. (The half that got full
 // is still right, so that its int3 are written bit by bit, as translation goes on.)
 //
-// Everything that comes from the guest (stubs, cache addresses, original addresses) may be any value.
+// Places in the cache are given as cache offsets, distances from its start, but for the table entries, which are addresses of the guest.
+//
+// Everything that comes from the guest (stubs, cache offsets, original addresses) may be any value.
 package tcache
 
 import (
@@ -35,13 +37,13 @@ type Memory interface {
 type Config struct {
 	// Code is the supervisor's writable view of the cache memory, page-aligned.
 	Code []byte
-	// Base is the guest's address of Code[0], page-aligned.
-	Base uint32
+	// Base is the guest's address of Code[0], page-aligned and not 0.
+	Base uint64
 	// Layout is what the translated code refers to outside the cache.
 	Layout translate.Layout
 	// Slot is the supervisor's view of the table entry (J, or C when call is true) of an original address; nil when
 	// no table covers it: nothing is filled then, and each indirect branch to it traps.
-	Slot func(addr uint64, call bool) *uint32
+	Slot func(addr uint64, call bool) *uint64
 	// Translated, if set, is told of a page (its first address, 4 KiB) before its bytes are read for translation, so
 	// that it can be write-protected first. It may be told again at any time, and is after an Invalidate of the page.
 	// Decoding may look ahead, so that a page can be told without any code being translated from it.
@@ -49,10 +51,10 @@ type Config struct {
 	// Volatile, if set, reports of a page (its first address) that its code changes often, or unnoticed: translations of
 	// it are checked whenever they are entered, instead of being invalidated. Invalidate the page when that changes.
 	Volatile func(page uint64) bool
-	// Word, if set, is the guest's address of a vector of translate.WordSize bytes that somebody else keeps for volatile
+	// Word, if set, is the cache offset (see translate.Layout) of a vector of translate.WordSize bytes that somebody else keeps for volatile
 	// code of a page (its first address), or 0: then Suspend and Resume keep one. Invalidate the page when that changes.
 	Word func(page uint64) uint32
-	// Quiesce is asked before the stale cache memory [lo, hi) (addresses of the guest) is overwritten. It returns true
+	// Quiesce is asked before the stale cache memory [lo, hi) (cache offsets) is overwritten. It returns true
 	// when no thread is inside, on its way there (a resume address handed out, not yet used), or stands at one of its
 	// exit stubs, and the guest's processors will not run old bytes of it. It may return false and get the threads out
 	// afterwards: translation fails with ErrFull until it agrees. Nil always agrees.

@@ -37,19 +37,19 @@ func TestTakeLink(t *testing.T) {
 	if ra := im.j[5]; ra == 0 {
 		t.Error("the return site is not in table J")
 	}
-	stub := s.cfg.Base + r.links[0].stub
+	stub := r.links[0].stub
 	for range 2 {
 		resume, target, call, err := s.TakeLink(im, stub)
 		if err != nil || target != im.lo+0x100 || !call {
 			t.Fatalf("%#x %v %v", target, call, err)
 		}
 		s.verifyPlace(t, resume, target, false, true)
-		if s.cfg.Base+s.dest(r.links[0].off) != resume {
+		if s.dest(r.links[0].off) != resume {
 			t.Error("not bound")
 		}
 	}
 	s.verify(t, im, true)
-	for _, bad := range []uint32{0, stub + 1, stub - 1, ^uint32(0), s.cfg.Base, s.cfg.Base + uint32(len(s.cfg.Code)), s.cfg.Base - 1} {
+	for _, bad := range []uint32{0, stub + 1, stub - 1, ^uint32(0), uint32(len(s.cfg.Code))} {
 		if _, _, _, err := s.TakeLink(im, bad); err != ErrStub {
 			t.Errorf("TakeLink(%#x): %v", bad, err)
 		}
@@ -65,7 +65,7 @@ func TestStaleStub(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := &s.regionAt(t, im.lo).links[0]
-	stub := s.cfg.Base + l.stub
+	stub := l.stub
 	if n := s.Invalidate(im.lo, im.lo+1); n != 1 || !s.IsStale(stub) {
 		t.Fatalf("dropped %d", n)
 	}
@@ -107,7 +107,7 @@ func TestInvalidate(t *testing.T) {
 		t.Error("HasCode")
 	}
 	p, _ := s.block(im.lo + 0x100)
-	g := s.cfg.Base + p.body
+	g := p.body
 	then := false
 	if n := s.InvalidateThen(im.lo+0x100, im.lo+0x200, func() { then = true }); n != 1 || !then {
 		t.Errorf("dropped %d, then %v", n, then)
@@ -115,7 +115,7 @@ func TestInvalidate(t *testing.T) {
 	if im.j[0x100]|im.c[0x100] != 0 || im.c[0] == 0 {
 		t.Error("tables")
 	}
-	if rec, ok := s.Recover(g); !ok || rec.RIP != im.lo+0x100 || s.cfg.Code[g-s.cfg.Base] != int3 || !s.IsStale(g) {
+	if rec, ok := s.Recover(g); !ok || rec.RIP != im.lo+0x100 || s.cfg.Code[g] != int3 || !s.IsStale(g) {
 		t.Errorf("%+v %v", rec, ok)
 	}
 	s.verify(t, im, true)
@@ -176,7 +176,7 @@ func TestMiddle(t *testing.T) {
 		}
 		n := 0
 		for a := p.off; a < p.end; a++ {
-			if _, ok := s.Recover(s.cfg.Base + a); ok {
+			if _, ok := s.Recover(a); ok {
 				n++
 			}
 		}
@@ -316,10 +316,10 @@ func TestConcurrent(t *testing.T) {
 						s.Clone(testConfig(im.withTables(), 4<<20))
 					}
 				case 1:
-					s.Recover(testBase + uint32(rnd.Intn(1<<20)))
+					s.Recover(uint32(rnd.Intn(1 << 20)))
 				case 2:
 					s.HasCode(f, f+1000)
-					s.IsStale(testBase + uint32(rnd.Intn(1<<20)))
+					s.IsStale(uint32(rnd.Intn(1 << 20)))
 					s.Stats()
 				case 3, 4, 5, 6:
 					if stub, ok := s.someStub(rnd.Intn(1000)); ok {
@@ -349,7 +349,7 @@ func (s *Space) someStub(n int) (uint32, bool) {
 	defer s.mu.Unlock()
 	for _, ll := range s.waiting {
 		if n--; n < 0 && ll.first != nil {
-			return s.cfg.Base + ll.first.stub, true
+			return ll.first.stub, true
 		}
 	}
 	return 0, false

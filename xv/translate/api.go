@@ -3,8 +3,8 @@
 // forms are listed in docs/internals.md.
 //
 // Discover finds a Region: the basic blocks reachable from an entry. Emit translates a region for a given
-// cache address. Recover, Boundary and Boundaries translate again, with a recorder, to map between cache
-// addresses and states of the original program; nothing but the region needs to be kept for that.
+// cache offset. Recover, Boundary and Boundaries translate again, with a recorder, to map between cache
+// offsets and states of the original program; nothing but the region needs to be kept for that.
 package translate
 
 import (
@@ -35,13 +35,14 @@ const CallBias = 1 << 30
 // low 16 bits of the target. Other branches to addresses below, where no code is, fault at their table.
 const HashSize = 1 << 16
 
-// Align is the alignment of the cache address of every fragment.
+// Align is the alignment of the cache offset of every fragment.
 const Align = 32
 
-// Layout holds the fixed guest addresses that emitted code refers to; all are below 2^31.
+// Layout is where in the guest that is what emitted code refers to. All but Table are cache offsets: distances from the start of the
+// code cache in bytes, modulo 2^32, since most of it lies before that, and all of it less than 2 GiB apart. So emitted
+// code is the same wherever the cache is.
 type Layout struct {
-	Cache   uint32 // the code cache: an exit stub tells its offset from here
-	Table   uint32 // lookup table J
+	Table   uint32 // address of lookup table J, below 2^31
 	Hash    uint32 // table of the hash for jumps and returns, the one for calls follows; see HashSize
 	Miss    uint32 // agent entry that exit stubs of direct branches jump to
 	Special uint32 // agent entry for special instructions
@@ -64,8 +65,8 @@ type Region struct {
 	// Checked says that the fragment compares the original code with what it was translated from whenever control
 	// enters it: the guest can change it unnoticed. It has one block then. Loose are the addresses of instructions in it
 	// whose immediate operand is loaded from the original code instead, in order; see Loosen.
-	// Words are the guest's addresses, below 2^31, of WordSize bytes that say whether the code may be executed: that of the page
-	// of the entry, and that of the page of the end if it is another one, else 0.
+	// Words are the cache offsets of WordSize bytes that say whether the code may be executed: that of the page of the entry, and
+	// that of the page of the end, which may be the same.
 	Checked bool
 	Loose   []uint64
 	Words   [2]uint32
@@ -156,8 +157,8 @@ func (e *DecodeError) Unwrap() error { return e.Err }
 // ErrChanged says that the original code is no longer what Discover saw.
 var ErrChanged = errors.New("translate: the original code has changed")
 
-// ErrUnaligned says that a cache address is not a multiple of Align.
-var ErrUnaligned = errors.New("translate: the cache address is not aligned")
+// ErrUnaligned says that a cache offset is not a multiple of Align.
+var ErrUnaligned = errors.New("translate: the cache offset is not aligned")
 
 // Entry pairs an original address with an offset in a fragment.
 type Entry struct {

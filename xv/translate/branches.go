@@ -60,7 +60,7 @@ func (b *Buffer) exitStub(to uint32, r Recovery) {
 	at := b.n
 	b.lit(exitHead)
 	b.reloc(relocCache)
-	b.put4(b.base + uint32(at) - b.layout.Cache)
+	b.put4(b.base + uint32(at))
 	b.mark(r)
 	b.put1(0xe9) // jmp rel32
 	b.putTo(to)
@@ -346,28 +346,52 @@ const (
 )
 
 // throughTable emits call, jmp or push of the table entry of the original address in rcx, which stays there: a branch to an
-// entry that is not filled goes to address 0. If the branch uses the hash the address goes to gs:[T], and its low bits stay in
-// rcx. r is the state at the branch; throughTable returns whether it uses the hash.
+// entry that is not filled goes to address 0. r is the state at the branch; throughTable returns whether it uses the hash.
 func (b *Buffer) throughTable(op byte, r Recovery) (hashed bool) {
-	table := b.layout.Table
-	hashed = len(b.region.Hashed) > 0 && slices.Contains(b.region.Hashed, b.pc)
-	if hashed {
-		table = b.layout.Hash
-		if op == opCall {
-			table += 8 * HashSize
-		}
-		b.mark(r)
-		b.storeGS(rcx, OffT)
-		b.mark(r)
-		b.lit("\x0f\xb7\xc9") // movzx ecx,cx
+	if b.hashed() {
+		b.throughHash(op, r)
+		return true
 	}
-	r.Kind, r.Hashed = KindTable, hashed
+	r.Kind = KindTable
 	b.mark(r)
 	b.put1(0xff) // op qword [rcx*8+disp32]
 	b.put1(0x04 | op<<3)
 	b.put1(0xcd)
-	b.put4(table)
-	return hashed
+	b.put4(b.layout.Table)
+	return false
+}
+
+// hashed reports whether the instruction is an indirect branch that uses the hash.
+func (b *Buffer) hashed() bool {
+	return len(b.region.Hashed) > 0 && slices.Contains(b.region.Hashed, b.pc)
+}
+
+// throughHash is throughTable by the hash: the address goes to gs:[T], and the entry to rcx. A branch to an entry that is not filled
+// has zero there, as if it came from the null page. The table may be anywhere, so that its address takes a register.
+func (b *Buffer) throughHash(op byte, r Recovery) {
+	table := b.layout.Hash
+	if op == opCall {
+		table += 8 * HashSize
+	}
+	b.mark(r)
+	b.storeGS(rcx, OffT)
+	b.mark(r)
+	b.storeGS(rax, OffX0)
+	b.mark(r)
+	b.lit("\x0f\xb7\xc9") // movzx ecx,cx
+	b.mark(r)
+	b.lit("\x48\x8d\x05") // lea rax,[rip+disp32]
+	b.putTo(table)
+	saved := r
+	saved.Saved[0] = Saved{OffX0, rax}
+	b.mark(saved)
+	b.lit("\x48\x8b\x0c\xc8") // mov rcx,[rax+rcx*8]
+	b.mark(saved)
+	b.loadGS(rax, OffX0)
+	r.Kind, r.Hashed = KindTable, true
+	b.mark(r)
+	b.put1(0xff) // op rcx
+	b.put1(0xc0 | op<<3 | rcx)
 }
 
 func (b *Buffer) callIndirect() {

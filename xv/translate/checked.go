@@ -10,12 +10,12 @@ import (
 // instead of the first instruction:
 //
 //	movups gs:[V],xmm0 ; movups gs:[V+16],xmm1
-//	movups xmm0,[word]             ; the highest bits of its bytes are ones while the code may be executed
-//	pand xmm0,[other word]         ; if the code reaches into another page that has its own
-//	mov rcx,what they were
+//	movups xmm0,[rip+word]         ; the highest bits of its bytes are ones while the code may be executed
+//	pand xmm0,[rip+other word]     ; if the code reaches into another page that has its own
+//	mov rcx,code                   ; if it is far
 //	movups xmm1,[code]             ; for each 16 bytes that hold some of the original code
-//	pcmpeqb xmm1,[what they were]
-//	por xmm1,[mask]                ; of bytes that are not compared, if there are any of these 16
+//	pcmpeqb xmm1,[rip+what they were]
+//	por xmm1,[rip+mask]            ; of bytes that are not compared, if there are any of these 16
 //	pand xmm0,xmm1
 //	...
 //	pmovmskb ecx,xmm0
@@ -146,7 +146,7 @@ func (r *Region) fixed(code []byte, f func(off, n int)) {
 // vector is the size of what one vector register compares.
 const vector = 16
 
-// vectorBias is where the base of an 8-bit displacement points in the vectors, of which a check has at most 16.
+// vectorBias is where the base of an 8-bit displacement points in the original code, of which a check compares at most 16 vectors.
 const vectorBias = 128
 
 // vectorsAt returns the address of the first vector that holds code of the region, which has n bytes, and how many there are.
@@ -157,9 +157,11 @@ func (r *Region) vectorsAt(n int) (lo uint64, count int) {
 
 // patterns are vectors that a check compares the code with, in the fragment.
 type patterns struct {
-	was   uint32   // address of the first vector of the code
-	masks []uint32 // for each of these, the address of the mask of its bytes that are not compared; 0: all are
+	was   uint32  // offset of the first vector of the code
+	masks []int32 // for each of these, the offset of the mask of its bytes that are not compared; noMask: all are
 }
+
+const noMask = -1
 
 // patterns emits the patterns of a region with this code.
 func (b *Buffer) patterns(code []byte) patterns {
@@ -171,18 +173,19 @@ func (b *Buffer) patterns(code []byte) patterns {
 		open[i] = 0xff
 	}
 	b.region.fixed(code, func(off, n int) { clear(open[at+off : at+off+n]) })
-	p := patterns{was: b.vectors(bytes), masks: make([]uint32, count)}
+	p := patterns{was: b.vectors(bytes), masks: make([]int32, count)}
 	for i := range p.masks {
+		p.masks[i] = noMask
 		if mask := open[vector*i : vector*(i+1)]; slices.Contains(mask, 0xff) {
-			p.masks[i] = b.vectors(mask)
+			p.masks[i] = int32(b.vectors(mask))
 		}
 	}
 	return p
 }
 
-// vectors emits vectors and returns the address of the first.
+// vectors emits vectors and returns the offset of the first.
 func (b *Buffer) vectors(data []byte) uint32 {
-	first := b.base + uint32(b.n)
+	first := uint32(b.n)
 	for ; len(data) > 0; data = data[vector:] {
 		b.grow()
 		b.lit(string(data[:vector]))
@@ -232,23 +235,20 @@ func (b *Buffer) compare(n int, p patterns) {
 	b.lit("\x65\x0f\x11\x0c\x25") // movups gs:[V+16],xmm1
 	b.put4(OffV + vector)
 	at()
-	b.lit("\x0f\x10\x04\x25") // movups xmm0,[disp32]
-	b.put4(b.region.Words[0])
+	b.lit("\x0f\x10\x05") // movups xmm0,[rip+disp32]
+	b.putTo(b.region.Words[0])
 	state.Vectors = true
-	if other := b.region.Words[1]; other != 0 {
+	if other := b.region.Words[1]; other != b.region.Words[0] {
 		at()
-		b.lit("\x66\x0f\xdb\x04\x25") // pand xmm0,[disp32]
-		b.put4(other)
+		b.lit("\x66\x0f\xdb\x05") // pand xmm0,[rip+disp32]
+		b.putTo(other)
 	}
 	lo, count := b.region.vectorsAt(n)
-	// One of the two operands is short, with rcx as its base: which, depends on where the code is.
 	far := !near(lo + uint64(vector*count))
-	base := uint64(p.was)
 	if far {
-		base = lo
+		at()
+		b.movImm(rcx, lo+vectorBias)
 	}
-	at()
-	b.movImm(rcx, base+vectorBias)
 	for i := range count {
 		off := uint32(vector * i)
 		at()
@@ -260,17 +260,12 @@ func (b *Buffer) compare(n int, p patterns) {
 			b.put4(uint32(lo) + off)
 		}
 		at()
-		if far {
-			b.lit("\x66\x0f\x74\x0c\x25") // pcmpeqb xmm1,[disp32]
-			b.put4(p.was + off)
-		} else {
-			b.lit("\x66\x0f\x74\x49") // pcmpeqb xmm1,[rcx+disp8]
-			b.put1(byte(off - vectorBias))
-		}
-		if mask := p.masks[i]; mask != 0 {
+		b.lit("\x66\x0f\x74\x0d") // pcmpeqb xmm1,[rip+disp32]
+		b.putInside(p.was + off)
+		if mask := p.masks[i]; mask != noMask {
 			at()
-			b.lit("\x66\x0f\xeb\x0c\x25") // por xmm1,[disp32]
-			b.put4(mask)
+			b.lit("\x66\x0f\xeb\x0d") // por xmm1,[rip+disp32]
+			b.putInside(uint32(mask))
 		}
 		at()
 		b.lit("\x66\x0f\xdb\xc1") // pand xmm0,xmm1

@@ -185,8 +185,8 @@ func isTileMove(in *x86.Inst) bool {
 const (
 	sizeGS     = 9  // mov r,gs:[slot] or mov gs:[slot],r
 	sizeMovabs = 10 // movabs r,imm64
-	sizeHash   = 12 // mov gs:[T],rcx ; movzx ecx,cx
 	sizeTable  = 7  // call, jmp or push qword [rcx*8+TBL]
+	roomHash   = 36 // what more throughHash takes
 	sizePush   = 5  // push imm32
 	sizePushHi = 8  // mov dword [rsp+4],imm32
 	sizeAdjust = 5  // lea rsp,[rsp+8]
@@ -238,11 +238,11 @@ func roomRest(k kind, in *x86.Inst, pc uint64) uint32 {
 	case kindJmp:
 		return roomJmp
 	case kindRet:
-		return sizeGS + 1 + sizeHash + sizeTable + 3
+		return sizeGS + 1 + sizeTable + 3
 	case kindJmpInd:
-		return sizeGS + roomLoad(in) + sizeHash + sizeTable
+		return sizeGS + roomLoad(in) + sizeTable
 	case kindCallInd:
-		return 2*sizeGS + roomLoad(in) + roomPush(pc+uint64(n)) + 7 + sizeHash + sizeTable
+		return 2*sizeGS + roomLoad(in) + roomPush(pc+uint64(n)) + 7 + sizeTable
 	}
 	return sizeStub
 }

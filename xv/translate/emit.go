@@ -26,9 +26,9 @@ type Buffer struct {
 
 	region *Region
 	layout *Layout
-	base   uint32
-	rec    *Map // nil: do not record
-	moving bool // note in moves how the fragment can be moved
+	base   uint32 // of the fragment, a cache offset
+	rec    *Map   // nil: do not record
+	moving bool   // note in moves how the fragment can be moved
 	moves  Moves
 
 	// The instruction being translated.
@@ -61,7 +61,7 @@ const (
 	srcTail = 16  // readable bytes after the original bytes of a block
 )
 
-// Emit translates a region for the cache address base. The fragment is valid until the next use of buf.
+// Emit translates a region for the cache offset base. The fragment is valid until the next use of buf.
 func Emit(src Source, r *Region, base uint32, l *Layout, buf *Buffer) (*Fragment, error) {
 	return buf.emit(src, r, base, l, nil)
 }
@@ -95,11 +95,17 @@ func (b *Buffer) begin(r *Region, base uint32, l *Layout, rec *Map) {
 	b.labels, b.bound = b.labels[:0], b.bound[:0]
 	at := uint32(0)
 	for i := range r.Blocks {
-		if r.Blocks[i].Addr == r.Entry {
+		blk := &r.Blocks[i]
+		if blk.Addr == r.Entry {
 			at += prologueSizes[r.Way]
 		}
 		b.bound = append(b.bound, at)
-		at += r.Blocks[i].room()
+		at += blk.room()
+		for _, pc := range r.Hashed {
+			if pc-blk.Addr < uint64(blk.Len) {
+				at += roomHash
+			}
+		}
 	}
 }
 
@@ -142,6 +148,9 @@ func (b *Buffer) emitBlock(src Source, i int) error {
 		b.next = b.pc + uint64(size)
 		k = classify(&b.in)
 		b.used += room(k, &b.in, b.pc)
+		if b.hashed() {
+			b.used += roomHash
+		}
 		if b.stale {
 			b.used += roomSpill(k)
 		}
@@ -331,11 +340,14 @@ func (b *Buffer) put8(v uint64) {
 	b.n += 8
 }
 
-// putTo emits the rel32 of a branch to a fixed guest address; the instruction ends with it.
-func (b *Buffer) putTo(addr uint32) {
+// putTo emits the distance to something outside the fragment, at a cache offset; the instruction ends with it.
+func (b *Buffer) putTo(to uint32) {
 	b.reloc(relocOutside)
-	b.put4(addr - (b.base + uint32(b.n) + 4))
+	b.put4(to - (b.base + uint32(b.n) + 4))
 }
+
+// putInside is the same for an offset in the fragment.
+func (b *Buffer) putInside(off uint32) { b.put4(off - (uint32(b.n) + 4)) }
 
 // here is the recovery of a place between instructions.
 func (b *Buffer) here(rip uint64) Recovery { return Recovery{RIP: rip, RCXFromS: b.away} }

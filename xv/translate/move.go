@@ -12,7 +12,7 @@ type Reloc uint32
 const (
 	relocOrig    = 0 << relocShift // holds an original address
 	relocCache   = 1 << relocShift // holds an offset in the cache inside the fragment
-	relocOutside = 2 << relocShift // a relative branch to an address of the Layout
+	relocOutside = 2 << relocShift // holds the distance to something of the Layout
 	relocShift   = 30
 	relocOff     = 1<<relocShift - 1
 )
@@ -51,7 +51,7 @@ func ValidRelocs(relocs []Reloc, n int) bool {
 	return true
 }
 
-// Move changes the code of a fragment for original code that lies orig bytes further on, and a cache address that does so
+// Move changes the code of a fragment for original code that lies orig bytes further on, and a cache offset that does so
 // by cache bytes (a multiple of Align). What Moves.To says of orig must hold, and what ValidRelocs says of relocs.
 func Move(code []byte, relocs []Reloc, orig uint64, cache uint32) {
 	add := [4]uint32{relocOrig >> relocShift: uint32(orig), relocCache >> relocShift: cache, relocOutside >> relocShift: -cache}

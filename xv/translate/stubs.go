@@ -13,7 +13,7 @@ const (
 // reloadRCX is mov rcx,gs:[S].
 const reloadRCX = "\x65\x48\x8b\x0c\x25\x08\x00\x00\x00"
 
-// EmitJumpEntry returns the J entry for cache address at of the code whose body is at the cache address body.
+// EmitJumpEntry returns the J entry for cache offset at of the code whose body is at the cache offset body.
 func EmitJumpEntry(at, body uint32) []byte { return stub(at, body, reloadRCX) }
 
 // EmitCallEntry returns the entry of indirect calls, IC. Its last DirectCallEntrySize bytes are D.
@@ -22,7 +22,7 @@ func EmitCallEntry(at, body uint32) []byte { return stub(at, body, reloadRCX+adj
 // EmitDirectCallEntry returns the entry of direct calls, D.
 func EmitDirectCallEntry(at, body uint32) []byte { return stub(at, body, adjustRSP) }
 
-// EmitExit returns an exit stub for cache address at to an agent entry. A table entry can lead to one: the
+// EmitExit returns an exit stub for cache offset at to an agent entry. A table entry can lead to one: the
 // first use then enters the agent.
 func EmitExit(at, to uint32) []byte {
 	return stub(at, to, exitHead+string(binary.LittleEndian.AppendUint32(nil, at)))
@@ -72,7 +72,7 @@ const (
 	HashEntryEnd  = 44
 )
 
-// EmitHashEntry returns the entry, for cache address at, that goes to the cache address first if gs:[T] is target. at is a
+// EmitHashEntry returns the entry, for cache offset at, that goes to the cache offset first if gs:[T] is target. at is a
 // multiple of 8.
 func EmitHashEntry(at, first uint32, target uint64) []byte {
 	code := []byte(loadT)                                                             // mov ecx,gs:[T]

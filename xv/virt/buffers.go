@@ -52,7 +52,7 @@ func (as *addressSpace) inherit(th *thread) {
 	defer as.rangesMu.RUnlock()
 	th.ctx.setU64(abi.GuardLo, as.guardLo)
 	th.ctx.setU64(abi.GuardSize, as.guardHi-as.guardLo)
-	th.ctx.setU32(abi.Toggle, as.toggles.first)
+	th.ctx.setU64(abi.Toggle, as.toggles.first)
 }
 
 // threadsOf lists the threads that run in an address space.

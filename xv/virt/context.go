@@ -79,12 +79,12 @@ func (c context) registers() (r registers) {
 }
 
 // setRegisters stores what the agent will load, to continue at the cache address rip.
-func (c context) setRegisters(r *registers, cache uint32) {
+func (c context) setRegisters(r *registers, cache uint64) {
 	for i := range r.gpr {
 		c.setU64(abi.RAX+8*i, r.gpr[i])
 	}
 	c.setU64(abi.RFLAGS, r.rflags)
-	c.setU64(abi.RIP, uint64(cache))
+	c.setU64(abi.RIP, cache)
 }
 
 // call is one system call that the agent performs.

@@ -178,7 +178,7 @@ func (th *thread) enter(f frame, regs registers) {
 	if err != nil {
 		cache = 0
 	}
-	th.sigreturn(f, &regs, uint64(cache))
+	th.sigreturn(f, &regs, cache)
 }
 
 // guestFrame makes the signal frame for address addr, with the extended state x for xAddr.
@@ -229,7 +229,7 @@ func (c *codeSpace) originalFIP(x []byte) {
 	if !c.home.InCache(fip) {
 		return
 	}
-	if rec, ok := c.space.Recover(uint32(fip)); ok {
+	if rec, ok := c.space.Recover(c.home.CacheOffset(fip)); ok {
 		binary.LittleEndian.PutUint64(x[xFIP:], rec.RIP)
 	}
 }

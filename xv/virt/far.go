@@ -57,7 +57,7 @@ func (f *farTable) close() {
 }
 
 // slot is codeSpace.slot for an address in the grain; f may be nil.
-func (f *farTable) slot(addr uint64, isCall bool) *uint32 {
+func (f *farTable) slot(addr uint64, isCall bool) *uint64 {
 	if f == nil || f.blocked() {
 		return nil
 	}
@@ -65,12 +65,12 @@ func (f *farTable) slot(addr uint64, isCall bool) *uint32 {
 	if isCall {
 		off += farSize
 	}
-	return (*uint32)(unsafe.Pointer(&f.object.view[off]))
+	return (*uint64)(unsafe.Pointer(&f.object.view[off]))
 }
 
 // places is where the tables J and C of the grain at lo are in the guest.
 func places(home abi.Home, lo uint64) [2]uint64 {
-	return [2]uint64{home.Entry(lo), home.Entry(lo + translate.CallBias)}
+	return [2]uint64{abi.Entry(lo), abi.Entry(lo + translate.CallBias)}
 }
 
 // overlaps reports whether the grain's lookups look into [lo, hi) of the guest's memory.
@@ -226,7 +226,7 @@ func (th *thread) blockFar(c *codeSpace, lo uint64) error {
 			continue
 		}
 		// Not of the guest's memory, so that it stays out of its list of mappings; the offsets let the kernel join neighbours.
-		part := mapping{c.tables, at[i], farSize, at[i] - c.home.Table, unix.PROT_NONE, unix.MAP_FIXED_NOREPLACE}
+		part := mapping{c.tables, at[i], farSize, at[i] - abi.Table, unix.PROT_NONE, unix.MAP_FIXED_NOREPLACE}
 		if i == 0 && c.overNear(lo) {
 			part.flags = unix.MAP_FIXED
 		}
@@ -270,7 +270,7 @@ func (th *thread) lookupsFault(lo, hi uint64) error {
 			continue
 		}
 		for _, key := range []uint64{at, at + translate.CallBias} {
-			first := th.home().Entry(key)
+			first := abi.Entry(key)
 			if first >= userLimit {
 				continue
 			}

@@ -45,7 +45,7 @@ func (th *thread) giveTables(lo, hi uint64) bool {
 	defer as.exit()
 	c.covering.Lock()
 	defer c.covering.Unlock()
-	first, end := c.home.Entry(0), c.home.Entry(abi.NearEnd)
+	first, end := abi.Entry(0), abi.Entry(abi.NearEnd)
 	if lo >= end || hi <= first || as.looksUp(c.home, lo, hi) {
 		return false
 	}

@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"xvrun/loader"
-	"xvrun/xv/agent"
 	"xvrun/xv/agent/abi"
 	"xvrun/xv/reloc"
 )
@@ -82,31 +81,16 @@ func (th *thread) settle(home abi.Home) error {
 // mapAgent maps agent and contexts at a home by the calls of c, a thread of b. If unpassed is true the gate hands off every
 // system call.
 func (s *Session) mapAgent(c caller, b borrower, home abi.Home, unpassed bool) error {
-	code := s.agent
-	if home.Base != abi.First.Base {
-		var err error
-		if code, err = newShared("xv-agent", abi.AgentSize, true); err != nil {
-			return err
-		}
-		defer code.close()
-		if err := agent.Install(code.view, home, s.passes); err != nil {
-			return err
-		}
-	}
-	pass := mapping{s.agent, home.Agent() + abi.PassPage, abi.PageSize, abi.PassPage, unix.PROT_READ, unix.MAP_FIXED}
-	if unpassed {
-		var err error
-		if pass.object, err = s.tableOfNothing(); err != nil {
-			return err
-		}
-		pass.off = 0
-	}
 	parts := []mapping{
-		{code, home.Agent(), abi.AgentSize, 0, unix.PROT_READ | unix.PROT_EXEC, unix.MAP_FIXED_NOREPLACE},
+		{s.agent, home.Agent(), abi.AgentSize, 0, unix.PROT_READ | unix.PROT_EXEC, unix.MAP_FIXED_NOREPLACE},
 		s.contextPart(home, unix.MAP_FIXED_NOREPLACE),
 	}
-	if pass.object != code {
-		parts = append(parts, pass) // the table of all homes
+	if unpassed {
+		nothing, err := s.tableOfNothing()
+		if err != nil {
+			return err
+		}
+		parts = append(parts, mapping{nothing, home.Agent() + abi.PassPage, abi.PageSize, 0, unix.PROT_READ, unix.MAP_FIXED})
 	}
 	return mapParts(c, b, parts)
 }

@@ -211,7 +211,7 @@ func spaceOf(home abi.Home, maps []loader.VMA, lo, hi uint64) (total uint64) {
 // isOurs reports whether a mapping of a guest is xv's, which has its home there: its region, or a part of the lookup tables.
 func isOurs(home abi.Home, v loader.VMA) bool {
 	return v.Start >= home.Base && v.Start < home.End() && strings.HasPrefix(v.Path, "/memfd:xv-") ||
-		v.Start >= home.Table && strings.HasPrefix(v.Path, "/memfd:xv-tables")
+		v.Start >= abi.Table && strings.HasPrefix(v.Path, "/memfd:xv-tables")
 }
 
 // brk is handled while a process has a limit of its address space, or a program break that may meet xv.

@@ -38,7 +38,7 @@ func (th *thread) linkMiss() {
 	}
 	switch {
 	case err == nil:
-		th.ctx.setU64(abi.RIP, uint64(resume))
+		th.ctx.setU64(abi.RIP, resume)
 		regs.rip = target
 		if isCall {
 			regs.gpr[rsp] += 8
@@ -59,8 +59,8 @@ func (th *thread) linkMiss() {
 	}
 }
 
-// exitStub is the cache address of the exit stub that the thread has left.
-func (th *thread) exitStub() uint32 { return uint32(th.home().Cache()) + th.ctx.u32(abi.Stub) }
+// exitStub is the cache offset of the exit stub that the thread has left.
+func (th *thread) exitStub() uint32 { return th.ctx.u32(abi.Stub) }
 
 // retryBranch lets the thread continue at the direct branch that has this exit stub; it reports whether
 // there is one.
@@ -78,13 +78,15 @@ func (th *thread) retryBranch(stub uint32, regs registers) bool {
 
 // takeLink binds the link of an exit stub. If the cache is full, or the thread had to wait for the code, the branch is answered
 // without binding it, since the stub's memory may be used again meanwhile.
-func (th *thread) takeLink(stub uint32) (resume uint32, target uint64, isCall bool, err error) {
+func (th *thread) takeLink(stub uint32) (resume, target uint64, isCall bool, err error) {
 	as := th.p.as
 	func() {
 		c := as.enter()
 		defer as.exit()
 		th.looked, th.absent = c.generation.Load(), 0
-		resume, target, isCall, err = c.space.TakeLink(codeReader{th}, stub)
+		var off uint32
+		off, target, isCall, err = c.space.TakeLink(codeReader{th}, stub)
+		resume = c.home.Cache() + uint64(off)
 	}()
 	if !errors.Is(err, tcache.ErrFull) && (err == nil || errors.Is(err, tcache.ErrStub) || !th.awaitPage()) {
 		return resume, target, isCall, err
@@ -103,7 +105,7 @@ func (th *thread) timed(start time.Time) {
 }
 
 // jump returns the cache address at which th can continue at the original address orig.
-func (th *thread) jump(orig uint64) (uint32, error) {
+func (th *thread) jump(orig uint64) (uint64, error) {
 	return th.lookup(orig, func(sp *tcache.Space) (uint32, error) { return sp.Jump(codeReader{th}, orig) })
 }
 
@@ -122,10 +124,10 @@ func (th *thread) resumeAt(regs registers) {
 // tableMiss resolves an indirect branch that found no table entry; rip of the original state is its
 // target. It returns where to continue and whether that is D of the target (the extra word of a call is
 // still on the stack).
-func (th *thread) tableMiss(target uint64, isCall bool) (uint32, error) {
+func (th *thread) tableMiss(target uint64, isCall bool) (uint64, error) {
 	defer th.timed(time.Now())
 	s := th.p.s
-	var cache uint32
+	var cache uint64
 	var err error
 	if isCall {
 		s.counters.callMisses.Add(1)

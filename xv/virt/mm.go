@@ -58,7 +58,7 @@ func (as *addressSpace) looksUp(home abi.Home, lo, hi uint64) bool {
 			break
 		}
 		for _, bias := range []uint64{0, translate.CallBias} {
-			if lo < home.Entry(r.hi+bias) && hi > home.Entry(r.lo+bias) {
+			if lo < abi.Entry(r.hi+bias) && hi > abi.Entry(r.lo+bias) {
 				return true
 			}
 		}

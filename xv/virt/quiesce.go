@@ -25,7 +25,7 @@ import (
 //
 // Threads of which none of that holds are kicked: a signal makes them ask for a new address.
 
-// quiesce is asked, with the cache locked, before the stale memory [lo, hi) is used again.
+// quiesce is asked, with the cache locked, before the stale memory [lo, hi) of it is used again.
 func (c *codeSpace) quiesce(lo, hi uint32) bool {
 	since, ok := c.asked[lo]
 	if !ok {
@@ -108,19 +108,21 @@ func (th *thread) isKick(si *siginfo) bool {
 	return true
 }
 
-// lookup asks the translation cache where th can continue at the original address orig, and waits for
+// lookup asks the translation cache at which cache address th can continue at the original address orig, and waits for
 // room in it when it is full.
-func (th *thread) lookup(orig uint64, f func(*tcache.Space) (uint32, error)) (uint32, error) {
+func (th *thread) lookup(orig uint64, f func(*tcache.Space) (uint32, error)) (cache uint64, err error) {
 	as := th.p.as
 	for full := time.Now(); ; {
 		if th.zero(orig) {
 			return 0, nil
 		}
-		cache, err := func() (uint32, error) {
+		func() {
 			c := as.enter()
 			defer as.exit()
 			th.looked, th.absent = c.generation.Load(), 0
-			return f(c.space)
+			var off uint32
+			off, err = f(c.space)
+			cache = c.home.Cache() + uint64(off)
 		}()
 		if err != nil && th.awaitPage() {
 			continue

@@ -114,7 +114,7 @@ func (s *Session) open() error {
 	if s.agent, err = newShared("xv-agent", abi.AgentSize, true); err != nil {
 		return err
 	}
-	if err = agent.Install(s.agent.view, abi.First, s.passes); err != nil {
+	if err = agent.Install(s.agent.view, s.passes); err != nil {
 		return err
 	}
 	if s.contexts, err = newShared("xv-contexts", abi.ContextsSize, false); err != nil {

@@ -138,7 +138,7 @@ func (th *thread) missTrap(f frame, regs registers, isCall bool) bool {
 	if isCall { // D takes the extra word off
 		out.gpr[rsp] -= 8
 	}
-	th.sigreturn(f, &out, uint64(cache))
+	th.sigreturn(f, &out, cache)
 	return true
 }
 
@@ -182,7 +182,7 @@ func (th *thread) returnTo(f frame, regs registers) {
 		th.raise(f, th.fetchFault(regs.rip, err), regs)
 		return
 	}
-	th.sigreturn(f, &regs, uint64(cache))
+	th.sigreturn(f, &regs, cache)
 }
 
 // sigreturn lets the thread return from the agent's handler to a cache address; to 0 if regs.rip cannot be executed, where it
@@ -225,7 +225,8 @@ func (th *thread) writeTrap(f frame, addr uint64, regs registers) {
 
 // tighten continues a thread whose AC flag made an immediate operand fault, which checked code loads from memory.
 func (th *thread) tighten(f frame, regs registers) bool {
-	ours := th.p.as.enter().space.Tighten(uint32(f.reg(frRIP)), regs.rip)
+	c := th.p.as.enter()
+	ours := c.space.Tighten(c.home.CacheOffset(f.reg(frRIP)), regs.rip)
 	th.p.as.exit()
 	if ours {
 		th.returnTo(f, regs)

@@ -152,7 +152,7 @@ type codeSpace struct {
 	volatile volatileCode
 
 	generation atomic.Uint64     // how often stale memory of the cache was asked for
-	asked      map[uint32]uint64 // generation in which the memory at an address was first asked for; guarded by the cache's lock
+	asked      map[uint32]uint64 // generation in which the memory at a cache offset was first asked for; guarded by the cache's lock
 }
 
 // translateAhead is how many bytes of original code a miss translates beyond what it needs: a hand-off
@@ -176,13 +176,13 @@ func (s *Session) newCodeSpace(home abi.Home) (*codeSpace, error) {
 
 func (c *codeSpace) config() tcache.Config {
 	return tcache.Config{
-		Code: c.cache.view, Base: uint32(c.home.Cache()), Layout: agent.Layout(c.home), Slot: c.slot, Budget: translateAhead,
+		Code: c.cache.view, Base: c.home.Cache(), Layout: agent.Layout, Slot: c.slot, Budget: translateAhead,
 		Quiesce: c.quiesce, Volatile: c.volatile.contains, Word: c.volatile.word,
 	}
 }
 
-// slot is the table entry of an original address: its low half, the other one is always 0.
-func (c *codeSpace) slot(addr uint64, isCall bool) *uint32 {
+// slot is the table entry of an original address.
+func (c *codeSpace) slot(addr uint64, isCall bool) *uint64 {
 	c.farMu.RLock()
 	defer c.farMu.RUnlock()
 	if c.hasNear(addr) && !c.isGiven(addr) {
@@ -192,7 +192,7 @@ func (c *codeSpace) slot(addr uint64, isCall bool) *uint32 {
 				return nil
 			}
 		}
-		return (*uint32)(unsafe.Pointer(&c.tables.view[abi.EntrySize*addr]))
+		return (*uint64)(unsafe.Pointer(&c.tables.view[abi.EntrySize*addr]))
 	}
 	return c.farAt(addr).slot(addr, isCall)
 }
@@ -410,9 +410,8 @@ func (c *codeSpace) rebase(home abi.Home) {
 	if c.home == home {
 		return
 	}
-	c.space.Rebase(uint32(home.Cache()), agent.Layout(home))
+	c.space.Rebase(home.Cache())
 	c.home = home
-	clear(c.asked) // its addresses are old; all threads are out
 }
 
 // successor makes an empty cache with tables, like those of c but for a home.
@@ -502,7 +501,7 @@ func (c *codeSpace) nearParts(flags uint64) []mapping {
 // tableParts is the parts of the tables J and C for a part of the near zone, but for those of C whose places far code has.
 func (c *codeSpace) tableParts(lo, hi, flags uint64) []mapping {
 	part := func(lo, hi uint64) mapping {
-		return mapping{c.tables, c.home.Entry(lo), abi.EntrySize * (hi - lo), abi.EntrySize * lo, unix.PROT_READ, flags}
+		return mapping{c.tables, abi.Entry(lo), abi.EntrySize * (hi - lo), abi.EntrySize * lo, unix.PROT_READ, flags}
 	}
 	var parts []mapping
 	for at := lo; at < hi; {

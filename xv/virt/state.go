@@ -88,28 +88,27 @@ func (th *thread) lastWasCall(regs *registers) bool {
 	if !c.home.InCache(site) {
 		return false
 	}
-	orig, ok := c.space.ReturnsTo(uint32(site))
+	orig, ok := c.space.ReturnsTo(c.home.CacheOffset(site))
 	return ok && orig == binary.LittleEndian.Uint64(b[8:])
 }
 
 func (th *thread) originalInCache(f frame, regs registers) (registers, position, error) {
-	addr := uint32(regs.rip)
 	pos := atCode
 	c := th.p.as.enter()
 	defer th.p.as.exit()
 	space := c.space
-	off := regs.rip - c.home.Cache()
+	off := c.home.CacheOffset(regs.rip)
 	trapped := unix.Signal(th.ctx.u32(abi.SigNo)) == unix.SIGTRAP && f.reg(frTrap) == trapBP &&
-		off > 0 && off <= uint64(len(c.cache.view)) && c.cache.view[off-1] == 0xcc // not int n
+		off > 0 && off <= uint32(len(c.cache.view)) && c.cache.view[off-1] == 0xcc // not int n
 	if trapped { // after the int3
-		addr--
-		if space.IsStale(addr) {
+		off--
+		if space.IsStale(off) {
 			pos = atStale
 		}
 	}
-	rec, ok := space.Recover(addr)
+	rec, ok := space.Recover(off)
 	if !ok {
-		return regs, atOther, fmt.Errorf("defect of xv: no original state for cache address %#x of process %d", addr, th.p.pid)
+		return regs, atOther, fmt.Errorf("defect of xv: no original state for cache address %#x of process %d", regs.rip, th.p.pid)
 	}
 	switch {
 	case rec.Kind == translate.KindTable && rec.Hashed:

@@ -42,7 +42,7 @@ func (th *thread) stepTrap(f frame, pos position, ev *event) bool {
 		return true
 	default:
 		c := th.p.as.enter()
-		starts, inCheck := c.space.Starts(uint32(rip))
+		starts, inCheck := c.space.Starts(c.home.CacheOffset(rip))
 		th.p.as.exit()
 		starts = starts || rip == th.stepAt // an iteration of a string instruction
 		if !starts || th.skipStep {

@@ -32,7 +32,7 @@ type toggle struct {
 // toggles are the toggles of an address space. All but n is guarded by rangesMu.
 type toggles struct {
 	all       []*toggle // in the order in which the agent looks through them
-	first     uint32    // abi.Toggle of all threads
+	first     uint64    // abi.Toggle of all threads
 	live      []*toggle // those in use
 	n         atomic.Int32
 	turns     map[[2]uint64]turns // by range
@@ -77,8 +77,8 @@ func (p *togglePool) put(index int) {
 }
 
 // addr is the address of t in the guest.
-func (t *toggle) addr(home abi.Home) uint32 {
-	return uint32(home.Contexts() + abi.Toggles + uint64(t.index)*abi.ToggleSize)
+func (t *toggle) addr(home abi.Home) uint64 {
+	return home.Contexts() + abi.Toggles + uint64(t.index)*abi.ToggleSize
 }
 
 // set stores a protection as the agent does.
@@ -179,7 +179,7 @@ func (th *thread) startToggle(r codeRange) {
 		as.endUnused(c, 0, userLimit)
 		return
 	}
-	c.volatile.setWord(r.lo, r.hi, t.addr(c.home)+abi.ToggleProt)
+	c.volatile.setWord(r.lo, r.hi, c.home.CacheOffset(t.addr(c.home)+abi.ToggleProt))
 	c.space.Invalidate(r.lo, r.hi)
 	if !as.publish(c, t, r) {
 		as.dispose(c, []*toggle{t})
@@ -231,12 +231,12 @@ func (as *addressSpace) publish(c *codeSpace, t *toggle, r codeRange) bool {
 	ts.live = append(ts.live, t)
 	ts.n.Store(int32(len(ts.live)))
 	for i, t := range ts.all[:len(ts.all)-1] {
-		word32(t.mem, abi.ToggleNext).Store(ts.all[i+1].addr(c.home))
+		word64(t.mem, abi.ToggleNext).Store(ts.all[i+1].addr(c.home))
 	}
 	word32(t.mem, abi.ToggleState).Store(abi.ToggleIdle)
 	ts.first = ts.all[0].addr(c.home)
 	for _, th := range as.s.threadsOf(as) {
-		th.ctx.setU32(abi.Toggle, ts.first)
+		th.ctx.setU64(abi.Toggle, ts.first)
 	}
 	return true
 }
@@ -258,7 +258,7 @@ func (as *addressSpace) endToggles(lo, hi uint64) (ended []*toggle) {
 	if len(ended) > 0 && len(ts.live) == 0 {
 		ts.first = 0
 		for _, th := range as.s.threadsOf(as) {
-			th.ctx.setU32(abi.Toggle, 0)
+			th.ctx.setU64(abi.Toggle, 0)
 		}
 	}
 	return ended

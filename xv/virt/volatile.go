@@ -32,7 +32,7 @@ type volatileCode struct {
 // wordRange is memory of which translations look at the word of a toggle.
 type wordRange struct {
 	lo, hi uint64
-	word   uint32 // address of the vector, see tcache.Config.Word
+	word   uint32 // cache offset of the vector, see tcache.Config.Word
 }
 
 // pageUse is how much the code of a page was executed.

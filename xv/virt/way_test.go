@@ -36,7 +36,7 @@ func TestAwayFrom(t *testing.T) {
 	const used = 0x102_0000 // of the region
 	vma := func(lo, hi uint64) loader.VMA { return loader.VMA{Start: lo, End: hi} }
 	home := func(base, cache uint64) abi.Home {
-		return abi.Home{Base: base, CacheSize: cache, Table: abi.First.Table}
+		return abi.Home{Base: base, CacheSize: cache}
 	}
 	for _, c := range []struct {
 		name   string

@@ -53,9 +53,9 @@ const (
 	// Offsets.
 	ToggleLo    = 0x00 // its address
 	ToggleLen   = 0x08 // in bytes, a multiple of PageSize
-	ToggleNext  = 0x10 // u32: address of the next one of the address space, 0: none
-	ToggleState = 0x14 // u32
-	ToggleCount = 0x18 // u32: how often the agent has changed the protection
+	ToggleState = 0x10 // u32
+	ToggleCount = 0x14 // u32: how often the agent has changed the protection
+	ToggleNext  = 0x18 // address of the next one of the address space, 0: none
 	ToggleProt  = 0x20 // 16 bytes that are all the protection, with ToggleExec while that has PROT_EXEC; see translate.WordSize
 
 	// States.
@@ -133,7 +133,8 @@ const (
 	NewMask   = 0x160 // what Mask and Blocked become by the rt_sigprocmask in the gate
 	NewBlock  = 0x168
 	Held      = 0x170 // u32: the supervisor holds signals that are pending
-	Toggle    = 0x174 // u32: address of the first toggle of the address space, 0: none
+	Class     = 0x174 // u32: what the gate does with the system call, as Pass
+	Toggle    = 0x178 // address of the first toggle of the address space, 0: none
 	Call      = 0x180 // one system call: number, six arguments, result
 	Vector    = 0x200 // MaxVector system calls
 	Deferred  = 0x600 // siginfo of the signal that was put off, 128 bytes

@@ -1,17 +1,16 @@
 package abi
 
-// Home is where the virtualization state of an address space is: one region with agent, contexts, the tables of the hash and the
-// code cache, and the lookup tables. All of the region and the start of the tables is below End, so that code can refer to
-// it by a displacement of 32 bits.
+// Home is where the virtualization state of an address space is, but for the lookup tables: one region with agent, contexts, the tables
+// of the hash and the code cache. It can be anywhere in the user's part of the address space, since what is in it refers
+// to the rest by distances.
 type Home struct {
 	Base      uint64 // of the region, a multiple of PageSize
 	CacheSize uint64 // in bytes, a multiple of PageSize
-	Table     uint64 // of lookup table J, which table C follows; a multiple of PageSize
 }
 
 // First is the home of a program that was just executed.
 // If it has memory there, its home is another one.
-var First = Home{Base: 0x4000_0000, CacheSize: MaxCache, Table: HomeEnd}
+var First = Home{Base: 0x4000_0000, CacheSize: MaxCache}
 
 // Offsets in the region. What is there follows each other without a hole, which the guest's memory could get into.
 const (
@@ -21,9 +20,12 @@ const (
 	cache    = 0x1000_0000
 )
 
-// HomeEnd is where the region of a home ends at the latest. It is below 2 GiB, and so are the lookup tables' images of the null page
-// behind it, which must stay unmapped.
-const HomeEnd = 0x7ffc_0000
+// Table is the address of lookup table J, which table C follows. It is below 2 GiB, so that code can refer to it by a displacement of
+// 32 bits, and so are the tables' images of the null page, which must stay unmapped.
+const Table = 0x7ffc_0000
+
+// HomeEnd is where the region of a home ends at the latest.
+const HomeEnd = Table
 
 // End is the end of the region.
 func (h Home) End() uint64 { return h.Cache() + h.CacheSize }
@@ -40,6 +42,9 @@ func (h Home) Slot(i int) uint64 { return h.Base + slots + uint64(i)*SlotSize }
 // Cache is the address of the code cache.
 func (h Home) Cache() uint64 { return h.Base + cache }
 
+// CacheOffset is how far an address is behind the start of the code cache, as translate.Layout has it.
+func (h Home) CacheOffset(addr uint64) uint32 { return uint32(addr - h.Cache()) }
+
 // InCache reports whether an address is one of the code cache.
 func (h Home) InCache(addr uint64) bool { return addr-h.Cache() < h.CacheSize }
 
@@ -50,4 +55,4 @@ func (h Home) InAgent(addr uint64) bool { return addr-h.Agent() < AgentSize }
 func (h Home) Hash() uint64 { return h.Base + hash }
 
 // Entry is the address of the entry of an original address in lookup table J.
-func (h Home) Entry(addr uint64) uint64 { return h.Table + EntrySize*addr }
+func Entry(addr uint64) uint64 { return Table + EntrySize*addr }

@@ -4,7 +4,8 @@
 #
 # Conventions: GS base is the thread context; offsets below are those of context.go, which the
 # generator passes in as symbols. rbx is the context's address inside the agent. The agent never
-# uses the guest's stack, and no vector register.
+# uses the guest's stack, and no vector register. It runs wherever it is: what else is in the region
+# it refers to by distances.
 .intel_syntax noprefix
 .text
 
@@ -81,9 +82,11 @@ handoff:
 	mov eax, 0x7b			# __CPUNODE_SEG: its limit holds the CPU number in bits 0-11
 	lsl eax, eax
 	and eax, 0xfff
-	movzx eax, byte ptr [rax+CPUMAP]
+	lea r13, [rip+CPUMAP]
+	movzx eax, byte ptr [r13+rax]
 	shl eax, 6
-	lea r13d, [rax+DOORBELLS]
+	lea r13, [rip+DOORBELLS]
+	add r13, rax
 	mov ecx, [rbx+SLOT]
 	mov eax, [r13]
 0:	mov [rbx+LINK], eax
@@ -105,7 +108,7 @@ wait:
 	lea r10, [rip+second]
 	mov eax, 202			# futex
 	syscall
-	cmp dword ptr [SUPERVISORDEAD], 0
+	cmp dword ptr [rip+SUPERVISORDEAD], 0
 	je wait
 	mov edi, 125			# the supervisor is gone
 	mov eax, 231			# exit_group
@@ -473,14 +476,17 @@ gate_flags:
 	jne gate_handoff
 	cmp rax, 512
 	jae gate_slow
-	cmp byte ptr [rcx+PASS], 0
-	je gate_slow
-	cmp byte ptr [rcx+PASS], PASSIOCTL
+	lea rcx, [rip+PASS]
+	movzx ecx, byte ptr [rcx+rax]
+	mov gs:[CLASS], ecx
+	test ecx, ecx
+	jz gate_slow
+	cmp ecx, PASSIOCTL
 	je gate_ioctl
 gate_passed:
 	cmp qword ptr gs:[GUARDSIZE], 0
 	je 1f
-	cmp byte ptr [rax+PASS], PASSGUARDED
+	cmp ecx, PASSGUARDED
 	je gate_slow
 	mov rax, gs:[GUARDLO]
 	.irp arg, rdi, rsi, rdx, r10, r8, r9
@@ -506,8 +512,7 @@ gate_after:
 	jrcxz gate_failed
 	lea rcx, [rax+4]			# EINTR: not by a signal that the guest sees
 	jrcxz gate_failed
-	mov ecx, gs:[GATERAX]
-	movzx ecx, byte ptr [rcx+PASS]
+	mov ecx, gs:[CLASS]
 	lea rcx, [rcx-PASSOPEN]
 	jrcxz gate_open
 gate_next:
@@ -584,7 +589,7 @@ gate_again:
 # hold. Memory that cannot be accessed faults at gate_mask_load or gate_mask_store.
 .globl gate_mask
 gate_mask:
-	cmp byte ptr [FILTERED], 0
+	cmp byte ptr [rip+FILTERED], 0
 	jne gate_handoff
 	cmp r10, 8
 	jne gate_handoff
@@ -676,21 +681,21 @@ gate_worked_lookup:
 # gate_protect_taken on.
 .globl gate_protect
 gate_protect:
-	cmp byte ptr [FILTERED], 0
+	cmp byte ptr [rip+FILTERED], 0
 	jne gate_handoff
 	lea rax, [rdx-1]		# PROT_READ, with or without PROT_WRITE and PROT_EXEC
 	test rax, -7
 	jnz gate_handoff
 	lea rax, [rsi+0xfff]
 	and rax, -0x1000
-	mov ecx, gs:[TOGGLE]
-0:	test ecx, ecx
+	mov rcx, gs:[TOGGLE]
+0:	test rcx, rcx
 	jz gate_handoff
 	cmp [rcx+TOGGLELO], rdi
 	jne 1f
 	cmp [rcx+TOGGLELEN], rax
 	je 2f
-1:	mov ecx, [rcx+TOGGLENEXT]
+1:	mov rcx, [rcx+TOGGLENEXT]
 	jmp 0b
 2:	mov dword ptr gs:[INAGENT], 1
 .globl gate_protect_taken
@@ -700,7 +705,7 @@ gate_protect_taken:
 	mov gs:[G_RDX], rdx
 	mov gs:[G_R10], r10
 	mov gs:[G_R11], r11
-	mov r10d, ecx
+	mov r10, rcx
 	mov esi, gs:[SLOT]
 	or esi, TOGGLEBUSY
 	mov rcx, rax

@@ -43,26 +43,22 @@ var symbols = map[string]int64{
 	"REAPERPIDS": abi.ReaperPIDs, "GUARDLO": abi.GuardLo, "GUARDSIZE": abi.GuardSize, "PASSGUARDED": abi.PassGuarded,
 	"PASSOPEN": abi.PassOpen, "SCRATCH": abi.Scratch, "KINDCALLED": abi.KindCalled, "OPTOUCH": abi.OpTouch,
 	"PASSIOCTL": abi.PassIoctl, "IOCTLHANDEDOFF": abi.IoctlHandedOff,
-	"TOGGLE": abi.Toggle, "TOGGLELO": abi.ToggleLo, "TOGGLELEN": abi.ToggleLen, "TOGGLENEXT": abi.ToggleNext,
+	"CLASS": abi.Class, "TOGGLE": abi.Toggle, "TOGGLELO": abi.ToggleLo, "TOGGLELEN": abi.ToggleLen, "TOGGLENEXT": abi.ToggleNext,
 	"TOGGLESTATE": abi.ToggleState, "TOGGLECOUNT": abi.ToggleCount, "TOGGLEPROT": abi.ToggleProt,
 	"TOGGLEFREE": abi.ToggleFree, "TOGGLEIDLE": abi.ToggleIdle, "TOGGLEBUSY": abi.ToggleBusy, "TOGGLEEXEC": abi.ToggleExec,
-	"BLOCKMASK": int64(blockMask), "DEAD": abi.Dead,
+	"BLOCKMASK": int64(blockMask), "DEAD": abi.Dead, "TBL": abi.Table,
 }
 
-// regionRefs and tableRefs are names for addresses that differ with the home; the code refers to them by words that are
-// relocated when it is installed.
-var (
-	regionRefs = map[string]uint64{
-		"CPUMAP": abi.First.Contexts() + abi.CPUMap, "DOORBELLS": abi.First.Contexts() + abi.Doorbells,
-		"SUPERVISORDEAD": abi.First.Contexts() + abi.Dead, "PASS": abi.First.Agent() + abi.AgentSize - 512,
-		"FILTERED": abi.First.Agent() + abi.Filtered,
-	}
-	tableRefs = map[string]uint64{"TBL": abi.First.Table}
-)
+// regionRefs are names for what the code refers to in its region, by distances: the code is the same in every home.
+var regionRefs = map[string]uint64{
+	"CPUMAP": abi.First.Contexts() + abi.CPUMap, "DOORBELLS": abi.First.Contexts() + abi.Doorbells,
+	"SUPERVISORDEAD": abi.First.Contexts() + abi.Dead, "PASS": abi.First.Agent() + abi.AgentSize - 512,
+	"FILTERED": abi.First.Agent() + abi.Filtered,
+}
 
 func main() {
 	log.SetFlags(0)
-	generate("agent.asm", "code", "is the agent's machine code, to run at abi.First")
+	generate("agent.asm", "code", "is the agent's machine code, which runs at any address")
 	generate("reaper.asm", "reaperCode", "is the reaper's machine code, which runs at any address")
 }
 
@@ -82,16 +78,17 @@ func generate(file, name, doc string) {
 	linked := filepath.Join(dir, "agent")
 	base := abi.First.Agent()
 	args = []string{"--emit-relocs", "-e", fmt.Sprintf("%#x", base), fmt.Sprintf("-Ttext=%#x", base), "-o", linked}
-	for _, refs := range []map[string]uint64{regionRefs, tableRefs} {
-		for name, value := range refs {
-			args = append(args, fmt.Sprintf("--defsym=%s=%#x", name, value))
-		}
+	for name, value := range regionRefs {
+		args = append(args, fmt.Sprintf("--defsym=%s=%#x", name, value))
 	}
 	run("ld", append(args, object)...)
 
 	f, err := elf.Open(linked)
 	if err != nil {
 		log.Fatal(err)
+	}
+	if err := checkRefs(f); err != nil {
+		log.Fatalf("%s: %v", file, err)
 	}
 	text, err := f.Section(".text").Data()
 	if err != nil {
@@ -102,7 +99,7 @@ func generate(file, name, doc string) {
 		log.Fatal(err)
 	}
 	listing := run("objdump", "-d", "-w", "-M", "intel", "--no-show-raw-insn", "-j", ".text", linked)
-	source, err := format.Source(append(render(file, name, doc, text, syms, listing), renderRefs(name, f)...))
+	source, err := format.Source(render(file, name, doc, text, syms, listing))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -153,37 +150,19 @@ func render(file, name, doc string, text []byte, syms []elf.Symbol, listing []by
 	return out.Bytes()
 }
 
-// renderRefs writes the offsets of the words that hold addresses of a home (relocations of type R_X86_64_32 or R_X86_64_32S, System V ABI
-// for x86-64, 4.4.1).
-func renderRefs(name string, f *elf.File) []byte {
-	var out bytes.Buffer
+// checkRefs demands that the code holds no address of the region (System V ABI for x86-64, 4.4.1).
+func checkRefs(f *elf.File) error {
 	syms, err := f.Symbols() // in the order of the file, to which relocations refer
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
-	for _, list := range []struct {
-		suffix, doc string
-		refs        map[string]uint64
-	}{
-		{"RegionRefs", "addresses of the region", regionRefs},
-		{"TableRefs", "addresses of the lookup tables", tableRefs},
-	} {
-		var offs []string
-		for _, r := range relocations(f) {
-			if _, ok := list.refs[syms[r.Info>>32-1].Name]; !ok {
-				continue
-			}
-			if t := elf.R_X86_64(r.Info & 0xffffffff); t != elf.R_X86_64_32S && t != elf.R_X86_64_32 {
-				log.Fatalf("%s: relocation of type %v at %#x", name, t, r.Off)
-			}
-			offs = append(offs, fmt.Sprintf("%#x", r.Off-abi.First.Agent()))
-		}
-		if len(offs) > 0 {
-			fmt.Fprintf(&out, "\n// %s%s are the offsets of the words that hold %s.\nvar %s%s = []uint16{%s}\n",
-				name, list.suffix, list.doc, name, list.suffix, strings.Join(offs, ", "))
+	for _, r := range relocations(f) {
+		name := syms[r.Info>>32-1].Name
+		if _, ok := regionRefs[name]; ok && elf.R_X86_64(r.Info&0xffffffff) != elf.R_X86_64_PC32 {
+			return fmt.Errorf("%s is referred to by its address at %#x", name, r.Off)
 		}
 	}
-	return out.Bytes()
+	return nil
 }
 
 // relocations reads those of .text.
