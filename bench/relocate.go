@@ -47,17 +47,13 @@ func relocate(ctx context.Context, rounds int) error {
 		threads int
 		modules string
 	}{{0, ""}, {8, ""}, {64, ""}, {8, "json,re,asyncio,decimal,email,xml.dom"}} {
-		for _, discard := range []bool{false, true} {
-			pauses, cache, err := pausesOf(ctx, python, c.threads, c.modules, discard, 30*rounds)
+		for _, keep := range []xv.Keeping{xv.KeepAll, xv.KeepHot, xv.KeepNothing} {
+			pauses, cache, err := pausesOf(ctx, python, c.threads, c.modules, keep, 30*rounds)
 			if err != nil {
 				return err
 			}
 			slices.Sort(pauses)
-			name := "kept"
-			if discard {
-				name = "discarded"
-			}
-			fmt.Printf("%-8s %8d %10d %-12s   %v %v %v\n", "", c.threads+2, cache>>10, name, pauses[0].Round(time.Microsecond),
+			fmt.Printf("%-8s %8d %10d %-12s   %v %v %v\n", "", c.threads+2, cache>>10, kept[keep], pauses[0].Round(time.Microsecond),
 				pauses[len(pauses)/2].Round(time.Microsecond), pauses[len(pauses)*99/100].Round(time.Microsecond))
 		}
 	}
@@ -65,7 +61,7 @@ func relocate(ctx context.Context, rounds int) error {
 }
 
 // pausesOf moves a program n times, ten milliseconds apart, and returns the pauses, and what of the cache was in use before the first.
-func pausesOf(ctx context.Context, python string, threads int, modules string, discard bool, n int) (pauses []time.Duration, cache uint64, err error) {
+func pausesOf(ctx context.Context, python string, threads int, modules string, keep xv.Keeping, n int) (pauses []time.Duration, cache uint64, err error) {
 	cmd := xv.CommandContext(ctx, python, "-c", moved, fmt.Sprint(threads), modules)
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -90,7 +86,7 @@ func pausesOf(ctx context.Context, python string, threads int, modules string, d
 	cache = cmd.Process.Stats().CacheBytes
 	for range n {
 		time.Sleep(10 * time.Millisecond)
-		list, err := cmd.Process.Relocate(ctx, xv.Relocation{PID: cmd.Process.Pid, Discard: discard})
+		list, err := cmd.Process.Relocate(ctx, xv.Relocation{PID: cmd.Process.Pid, Keep: keep})
 		if err != nil {
 			return nil, 0, err
 		}
@@ -110,18 +106,21 @@ for i in range(60):
     sum(j * j for j in range(100000))
 `
 
+// kept names what happens to translations.
+var kept = map[xv.Keeping]string{xv.KeepAll: "kept", xv.KeepHot: "hot kept", xv.KeepNothing: "discarded"}
+
 // costs tells how much longer a program takes for each move, with what it then executes slower, and what moving each second costs.
 func costs(ctx context.Context, python string, rounds int) error {
 	const apart = 50 * time.Millisecond // so that a move counts for more than the machine's noise
-	for _, discard := range []bool{false, true} {
+	for _, keep := range []xv.Keeping{xv.KeepAll, xv.KeepHot, xv.KeepNothing} {
 		var each []time.Duration
 		var second []float64
 		for range rounds {
-			still, _, err := timeMoved(ctx, python, 0, false)
+			still, _, err := timeMoved(ctx, python, 0, xv.KeepAll)
 			if err != nil {
 				return err
 			}
-			t, moves, err := timeMoved(ctx, python, apart, discard)
+			t, moves, err := timeMoved(ctx, python, apart, keep)
 			if err != nil {
 				return err
 			}
@@ -129,13 +128,9 @@ func costs(ctx context.Context, python string, rounds int) error {
 			each = append(each, cost)
 			second = append(second, cost.Seconds())
 		}
-		name := "kept"
-		if discard {
-			name = "discarded"
-		}
 		lo, mid, hi := spread(each)
 		slo, smid, shi := spread(second)
-		fmt.Printf("%-8s %-12s %s   %v %v %v   %.2f %.2f %.2f\n", "", name, "whole cost of a move: least, median, most; % of the time if moved each second:",
+		fmt.Printf("%-8s %-12s %s   %v %v %v   %.2f %.2f %.2f\n", "", kept[keep], "whole cost of a move: least, median, most; % of the time if moved each second:",
 			lo.Round(time.Microsecond), mid.Round(time.Microsecond), hi.Round(time.Microsecond), 100*slo, 100*smid, 100*shi)
 	}
 	return nil
@@ -143,7 +138,7 @@ func costs(ctx context.Context, python string, rounds int) error {
 
 // timeMoved runs the fixed program, which is moved again and again unless apart is 0. It returns how long that took and how often
 // it was moved.
-func timeMoved(ctx context.Context, python string, apart time.Duration, discard bool) (time.Duration, int, error) {
+func timeMoved(ctx context.Context, python string, apart time.Duration, keep xv.Keeping) (time.Duration, int, error) {
 	cmd := xv.CommandContext(ctx, python, "-c", fixed)
 	start := time.Now()
 	if err := cmd.Start(); err != nil {
@@ -157,7 +152,7 @@ func timeMoved(ctx context.Context, python string, apart time.Duration, discard 
 			select {
 			case <-ctx.Done():
 			case <-time.After(apart):
-				if _, err := cmd.Process.Relocate(ctx, xv.Relocation{PID: cmd.Process.Pid, Discard: discard}); err == nil {
+				if _, err := cmd.Process.Relocate(ctx, xv.Relocation{PID: cmd.Process.Pid, Keep: keep}); err == nil {
 					n++
 				}
 			}

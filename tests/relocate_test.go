@@ -16,8 +16,8 @@ import (
 	"xvrun/xv"
 )
 
-// TestRelocate runs guests while all that xv has in them moves to a random place ten times a second, fifty with -soak, every other time
-// without the translations: they must do what they do natively.
+// TestRelocate runs guests while all that xv has in them moves to a random place ten times a second, fifty with -soak, with
+// all translations, with those in use, and without any: they must do what they do natively.
 func TestRelocate(t *testing.T) {
 	harness.NeedXvrun(t)
 	pause := 100 * time.Millisecond
@@ -92,7 +92,7 @@ func TestRelocateManyTimes(t *testing.T) {
 		if i == 1000 {
 			before = usedBy(t, pid)
 		}
-		if _, err := cmd.Process.Relocate(t.Context(), xv.Relocation{PID: pid, Discard: i%2 == 1}); err != nil {
+		if _, err := cmd.Process.Relocate(t.Context(), xv.Relocation{PID: pid, Keep: xv.Keeping(i % 3)}); err != nil {
 			t.Fatalf("move %d: %v", i, err)
 		}
 		if i%10_000 == 9999 {
@@ -105,6 +105,49 @@ func TestRelocateManyTimes(t *testing.T) {
 	in.Close()
 	if err := cmd.Wait(); err != nil || !strings.HasSuffix(out.String(), "\nok\n") {
 		t.Errorf("%v, output %q", err, &out)
+	}
+}
+
+// TestCollectManyTimes looks for what hundreds of collections leave behind.
+func TestCollectManyTimes(t *testing.T) {
+	t.Parallel()
+	harness.NeedXvrun(t)
+	program := harness.Guest(t, "c/collected.c", harness.PIE)
+	cmd := xv.Command(program, "endless")
+	cmd.Options.CacheSize = 128 << 10
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	collect := func(n uint64) used {
+		var b [1]byte
+		for cmd.Process.Stats().Collections < n {
+			if _, err := in.Write(b[:]); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(out, b[:]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return usedBy(t, cmd.Process.Pid)
+	}
+	before, after := collect(50), collect(250)
+	if after.mappings > before.mappings+5 || after.files > before.files+5 || after.pages > before.pages+1024 || after.heap > before.heap+32<<20 {
+		t.Errorf("before %+v, after %+v", before, after)
+	}
+	in.Close()
+	if rest, err := io.ReadAll(out); err != nil || string(rest) != "ok\n" {
+		t.Errorf("%q, %v", rest, err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
 	}
 }
 

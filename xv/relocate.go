@@ -11,6 +11,18 @@ import (
 // Relocation says how Process.Relocate moves xv's state in the memory of a process.
 type Relocation = virt.Relocation
 
+// Keeping says which translations move along.
+type Keeping = virt.Keeping
+
+// The values of Keeping. Hot is what was executed since the move before, or since the cache was three quarters full, to the granularity of
+// the kernel (64 KiB of translations); of that KeepHot takes at most half of the cache, and at most 32 MiB. A cache that is full is collected so. KeepAll
+// does the same where the place that the guest leaves has room for a cache of another size only.
+const (
+	KeepAll     = virt.KeepAll
+	KeepHot     = virt.KeepHot
+	KeepNothing = virt.KeepNothing
+)
+
 // Relocated says how xv's state in the memory of a process has moved.
 type Relocated = virt.Relocated
 
@@ -18,8 +30,8 @@ type Relocated = virt.Relocated
 // cache and lookup tables. Processes whose memory is one (vfork(2), CLONE_VM) move together; a forked one has its own.
 //
 // All threads of the memory stand still for Relocated.Pause. System calls that they sleep in go on afterwards with the time that
-// is left, and no signal is lost. Translations are discarded, unless Relocation.Keep is set; the program continues by translating
-// again what it executes.
+// is left, and no signal is lost. Relocation.Keep says which translations move along; the program translates again what else it
+// executes.
 //
 // With PID 0 it moves the state of every process that there is now; processes that end meanwhile are left out. It waits, until ctx is
 // done, for threads that can't be moved at once, as in vfork(2) and execve(2). A process that is stopped can be moved

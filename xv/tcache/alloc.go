@@ -6,18 +6,11 @@ import (
 	"xvrun/xv/translate"
 )
 
-// half is one of the two parts of the cache memory: one is being filled while the stale fragments of the other die out.
-// Offsets are into Config.Code.
-type half struct {
-	lo, hi  uint32
-	next    uint32  // where the free part begins
-	retired bool    // everything in it is stale, and nothing new is put into it before it was reused
-	pieces  []piece // what it holds, by offset
-	arena   arena
-
-	// Regions of a retired half that hold no int3 yet. Their code is stale but still right, so that the int3 can be
-	// written bit by bit: a map of the fragment has to be made for that, which takes as long as translating it.
-	draining []*region
+// area is the cache memory, which is filled from its start. Offsets are into Config.Code.
+type area struct {
+	next, hi uint32  // the free part
+	pieces   []piece // what it holds, by offset
+	arena    arena
 }
 
 // piece is what one part of the cache memory holds: a fragment, or an entry stub out of line.
@@ -46,21 +39,20 @@ const (
 	reserve = 4 * (translate.CallEntrySize + stubAlign)
 )
 
-// room returns where n bytes with the given alignment would be placed in the current half.
-func (h *half) room(n int, align uint32) (uint32, bool) {
-	off := (h.next + align - 1) &^ (align - 1)
-	return off, off >= h.next && uint64(off)+uint64(n) <= uint64(h.hi)
+// room returns where n bytes with the given alignment would be placed.
+func (m *area) room(n int, align uint32) (uint32, bool) {
+	off := (m.next + align - 1) &^ (align - 1)
+	return off, off >= m.next && uint64(off)+uint64(n) <= uint64(m.hi)
 }
 
 // put writes a piece with these bytes at off, which room returned.
 func (s *Space) put(code []byte, p piece) {
-	h := &s.halves[s.cur]
 	if s.waking == nil {
 		copy(s.cfg.Code[p.off:], code)
 	}
 	p.end = p.off + uint32(len(code))
-	h.pieces = append(h.pieces, p)
-	h.next = p.end
+	s.mem.pieces = append(s.mem.pieces, p)
+	s.mem.next = p.end
 	s.stats.CodeBytes += uint64(len(code))
 }
 
@@ -75,71 +67,31 @@ func (s *Space) find(off uint32) *piece {
 }
 
 func (s *Space) findPiece(off uint32) *piece {
-	for i := range s.halves {
-		h := &s.halves[i]
-		if off < h.lo || off >= h.next {
-			continue
-		}
-		k := sort.Search(len(h.pieces), func(k int) bool { return h.pieces[k].end > off })
-		if k < len(h.pieces) && h.pieces[k].off <= off {
-			return &h.pieces[k]
-		}
+	if off >= s.mem.next {
+		return nil
+	}
+	pieces := s.mem.pieces
+	k := sort.Search(len(pieces), func(k int) bool { return pieces[k].end > off })
+	if k < len(pieces) && pieces[k].off <= off {
+		return &pieces[k]
 	}
 	return nil
 }
 
-// usable makes the current half one that can be filled: after a half was retired, the other one, once no thread is inside.
-func (s *Space) usable() error {
-	if !s.halves[s.cur].retired {
-		return nil
-	}
-	for range s.halves {
-		s.cur = (s.cur + 1) % len(s.halves)
-		h := &s.halves[s.cur]
-		s.drain(h, len(h.draining))
-		if h.next > h.lo && s.cfg.Quiesce != nil && !s.cfg.Quiesce(h.lo, h.hi) {
-			continue
+// eachLive calls f for each region that is not stale.
+func (s *Space) eachLive(f func(r *region)) {
+	s.each(func(r *region) {
+		if !r.stale {
+			f(r)
 		}
-		h.next, h.pieces, h.arena, h.retired = h.lo, nil, arena{}, false
-		clear(s.maps)
-		return nil
-	}
-	return ErrFull
+	})
 }
 
-// retire makes everything in the current half stale, which is everything that is live.
-func (s *Space) retire() {
-	h := &s.halves[s.cur]
-	if h.retired {
-		return
-	}
-	s.wakeAll()
-	for _, p := range h.pieces {
-		if r := p.r; p.kind == pieceFragment && !r.stale {
-			s.clearFills(r)
-			r.stale = true
-			r.in = linkList{}
-			for i := range r.links {
-				l := &r.links[i]
-				l.to, l.list, l.prev, l.next = nil, nil, nil, nil
-			}
-			h.draining = append(h.draining, r)
+// each calls f for each region, stale ones included.
+func (s *Space) each(f func(r *region)) {
+	for _, p := range s.mem.pieces {
+		if p.kind == pieceFragment {
+			f(p.r)
 		}
 	}
-	s.forgetRegions()
-	clear(s.waiting)
-	h.retired = true
-	s.stats.Retired++
-	s.stats.Dropped += s.stats.Live
-	s.stats.Live = 0
-}
-
-// drain writes the int3 of up to n regions of a retired half.
-func (s *Space) drain(h *half, n int) {
-	k := max(len(h.draining)-n, 0)
-	for _, r := range h.draining[k:] {
-		s.trap(r)
-	}
-	clear(h.draining[k:])
-	h.draining = h.draining[:k]
 }

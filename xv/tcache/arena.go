@@ -6,9 +6,8 @@ import (
 	"xvrun/xv/translate"
 )
 
-// arena is where the records of the regions of one half of the cache come from. They go together, when the half is used
-// again. A program that starts makes thousands of small records: one by one they would touch several pages of memory
-// for each size.
+// arena is where the records of the regions of a cache come from. They go together, when it is given up. A program that starts
+// makes thousands of small records: one by one they would touch several pages of memory for each size.
 type arena struct {
 	regions slab[region]
 	links   slab[link]

@@ -54,42 +54,25 @@ func (s *Space) snapshot(m Memory, orig uint64) recipe {
 }
 
 // translateChecked makes a checked region of the code at orig as now has it, known to nobody yet. The immediate operands of
-// the instructions at loose are not checked. When the half of the cache is full it does as translate.
-func (s *Space) translateChecked(now *recipe, orig uint64, way translate.Way, loose []uint64, ahead bool) (*region, error) {
-	for {
-		if err := s.usable(); err != nil {
-			return nil, err
-		}
-		h := &s.halves[s.cur]
-		lim := translate.Limits{Blocks: 1, Bytes: translate.MaxChecked, Stop: s.isBlock, Checked: true}
-		reg, err := translate.Discover(now, orig, way, lim)
-		if err != nil {
-			return nil, err
-		}
-		code := h.arena.makeRecipe(now, &reg)
-		for _, addr := range loose {
-			if code.overlaps(addr, addr+1) {
-				reg.Loose = append(reg.Loose, addr)
-			}
-		}
-		reg.Hashed = s.hashedIn(&code)
-		words, room := s.words(&code)
-		reg.Words = words
-		base, _ := h.room(0, translate.Align)
-		frag, err := translate.Emit(&code, &reg, base, &s.cfg.Layout, &s.buf)
-		if err != nil {
-			return nil, err
-		}
-		if _, ok := h.room(len(frag.Code)+reserve, translate.Align); ok && room {
-			r := s.newRegion(reg, code, frag, base)
-			s.count(r, frag)
-			return r, nil
-		}
-		if ahead || len(h.pieces) == 0 {
-			return nil, ErrSize
-		}
-		s.retire()
+// the instructions at loose are not checked.
+func (s *Space) translateChecked(now *recipe, orig uint64, way translate.Way, loose []uint64) (*region, error) {
+	lim := translate.Limits{Blocks: 1, Bytes: translate.MaxChecked, Stop: s.isBlock, Checked: true}
+	reg, err := translate.Discover(now, orig, way, lim)
+	if err != nil {
+		return nil, err
 	}
+	code := s.mem.arena.makeRecipe(now, &reg)
+	for _, addr := range loose {
+		if code.overlaps(addr, addr+1) {
+			reg.Loose = append(reg.Loose, addr)
+		}
+	}
+	words, room := s.words(&code)
+	if !room {
+		return nil, ErrFull
+	}
+	reg.Words = words
+	return s.emit(reg, code)
 }
 
 // recheck answers a thread that left a checked region by its check: it finds or makes the version for the code that is there
@@ -125,7 +108,7 @@ func (s *Space) recheck(m Memory, from *region) (place, error) {
 	case like != nil:
 		s.drop(like)
 	}
-	r, err := s.translateChecked(&now, orig, head.reg.Way, loose, false)
+	r, err := s.translateChecked(&now, orig, head.reg.Way, loose)
 	if err != nil {
 		return place{}, err
 	}
@@ -245,13 +228,12 @@ func (s *Space) word(addr uint64) (word uint32, ok bool) {
 	}
 	pg := s.makePage(addr)
 	if pg.word == 0 {
-		h := &s.halves[s.cur]
-		off, ok := h.room(translate.WordSize, translate.WordSize)
+		off, ok := s.mem.room(translate.WordSize, translate.WordSize)
 		if !ok {
 			s.tidy(pg)
 			return 0, false
 		}
-		h.next = off + translate.WordSize
+		s.mem.next = off + translate.WordSize
 		pg.word = off + 1
 		s.setWord(pg, false)
 	}
@@ -278,7 +260,6 @@ func (s *Space) Suspend(lo, hi uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dropIf(lo, hi, func(r *region) bool { return !r.reg.Checked })
-	s.trapDraining(lo, hi)
 	s.pagesIn(lo, hi, func(pg *page) {
 		s.setWord(pg, true)
 		s.forgetCopy(pg)

@@ -16,27 +16,18 @@ func (s *Space) Clone(cfg Config) *Space {
 	}
 	s.wakeAll()
 	c := newSpace(cfg)
-	c.cur, c.stats = s.cur, s.stats
+	c.stats, c.mark, c.aged = s.stats, s.mem.next, s.aged
 
 	copied := make(map[*region]*region)
-	for i := range s.halves {
-		h := s.halves[i]
-		h.arena = arena{}
-		copy(c.cfg.Code[h.lo:h.next], s.cfg.Code[h.lo:h.next])
-		h.pieces = slices.Clone(h.pieces)
-		for k := range h.pieces {
-			p := &h.pieces[k]
-			if p.kind == pieceFragment {
-				copied[p.r] = p.r.clone()
-			}
-			// The fragment comes before the stubs that lead to it.
-			p.r = copied[p.r]
+	c.mem = area{next: s.mem.next, hi: s.mem.hi, pieces: slices.Clone(s.mem.pieces)}
+	copy(c.cfg.Code[:c.mem.next], s.cfg.Code)
+	for k := range c.mem.pieces {
+		p := &c.mem.pieces[k]
+		if p.kind == pieceFragment {
+			copied[p.r] = p.r.clone()
 		}
-		h.draining = slices.Clone(h.draining)
-		for k, r := range h.draining {
-			h.draining[k] = copied[r]
-		}
-		c.halves[i] = h
+		// The fragment comes before the stubs that lead to it.
+		p.r = copied[p.r]
 	}
 	for old, r := range copied {
 		if old.head != nil {

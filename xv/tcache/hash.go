@@ -55,17 +55,21 @@ func (s *Space) hashedIn(code *recipe) (list []uint64) {
 	return list
 }
 
-// fillHash makes the entry at cache offset first of a region reachable through the hash. Without room it stays as it is.
-func (s *Space) fillHash(r *region, addr uint64, call bool, first uint32) {
+// fillHash makes the entry at cache offset first of a region reachable through the hash. It reports false without room: then
+// all stays as it is.
+func (s *Space) fillHash(r *region, addr uint64, call bool, first uint32) bool {
 	key := bucket{uint16(addr), call}
 	list := s.buckets[key]
 	at := slices.IndexFunc(list, func(h hashed) bool { return h.orig == addr })
 	if at >= 0 && list[at].r == r {
-		return // another thread had the same miss
+		return true // another thread had the same miss
 	}
-	off, ok := s.halves[s.cur].room(translate.HashEntrySize, stubAlign)
-	if !ok || s.cfg.Slot == nil || s.cfg.Slot(uint64(key.low), call) == nil {
-		return
+	if s.cfg.Slot == nil || s.cfg.Slot(uint64(key.low), call) == nil {
+		return true
+	}
+	off, ok := s.mem.room(translate.HashEntrySize, stubAlign)
+	if !ok {
+		return false
 	}
 	if at >= 0 {
 		list = slices.Delete(list, at, at+1)
@@ -81,6 +85,7 @@ func (s *Space) fillHash(r *region, addr uint64, call bool, first uint32) {
 	s.buckets[key] = slices.Insert(list, 0, hashed{addr, off, r})
 	s.thread(key)
 	r.hashed = append(r.hashed, key)
+	return true
 }
 
 // thread makes each stub of a bucket lead to the next.

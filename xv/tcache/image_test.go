@@ -188,9 +188,6 @@ func (s *Space) verify(t *testing.T, im *image, full bool) {
 			if len(r.fills) != 0 || r.in.first != nil {
 				t.Fatalf("stale region %#x has entries or links", r.reg.Entry)
 			}
-			if s.isDraining(r) {
-				return
-			}
 			for _, off := range translate.Boundaries(&r.code, &r.reg, r.base, &s.cfg.Layout) {
 				if s.cfg.Code[r.base+off] != int3 {
 					t.Fatalf("stale region %#x: no int3 at %#x", r.reg.Entry, off)
@@ -293,8 +290,4 @@ func (s *Space) regionAt(t *testing.T, orig uint64) *region {
 		t.Fatalf("no block at %#x", orig)
 	}
 	return p.r
-}
-
-func (s *Space) isDraining(r *region) bool {
-	return slices.Contains(s.halves[0].draining, r) || slices.Contains(s.halves[1].draining, r)
 }

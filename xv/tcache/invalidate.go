@@ -1,7 +1,5 @@
 package tcache
 
-import "slices"
-
 // Invalidate makes the translations of the original code in [lo, hi) stale, because it changed, vanished or may no longer be
 // executed, and forgets the copies of its pages. It returns how many regions that were. Threads may still be inside:
 // they trap at an int3 before their next original instruction, where Recover gives the original state. Regions that only
@@ -21,7 +19,6 @@ func (s *Space) InvalidateThen(lo, hi uint64, f func()) (dropped int) {
 		}
 		dropped++
 	}
-	dropped += s.trapDraining(lo, hi)
 	s.pagesIn(lo, hi, s.forgetCopy)
 	if f != nil {
 		f()
@@ -29,35 +26,11 @@ func (s *Space) InvalidateThen(lo, hi uint64, f func()) (dropped int) {
 	return dropped
 }
 
-// trapDraining writes the int3 of regions of a retired half, whose code was still right up to now.
-func (s *Space) trapDraining(lo, hi uint64) (n int) {
-	for i := range s.halves {
-		h := &s.halves[i]
-		h.draining = slices.DeleteFunc(h.draining, func(r *region) bool {
-			if !r.code.overlaps(lo, hi) {
-				return false
-			}
-			s.trap(r)
-			n++
-			return true
-		})
-	}
-	return n
-}
-
 // HasCode reports whether threads may run translations of original code in [lo, hi).
 func (s *Space) HasCode(lo, hi uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.within(lo, hi)) > 0 {
-		return true
-	}
-	for i := range s.halves {
-		if slices.ContainsFunc(s.halves[i].draining, func(r *region) bool { return r.code.overlaps(lo, hi) }) {
-			return true
-		}
-	}
-	return false
+	return len(s.within(lo, hi)) > 0
 }
 
 // within returns the live regions with code in [lo, hi).
@@ -75,15 +48,12 @@ func (s *Space) within(lo, hi uint64) []*region {
 	return found
 }
 
-// Flush makes everything stale, so that all threads trap. What is translated next goes into the other half.
+// Flush makes everything stale, so that all threads trap.
 func (s *Space) Flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.retire()
-	for i := range s.halves {
-		h := &s.halves[i]
-		s.drain(h, len(h.draining))
-	}
+	s.wakeAll()
+	s.eachLive(s.drop)
 	s.forgetCopies()
 }
 
@@ -92,8 +62,6 @@ func (s *Space) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.stats
-	for i := range s.halves {
-		st.Used += int(s.halves[i].next - s.halves[i].lo)
-	}
+	st.Used = int(s.mem.next)
 	return st
 }

@@ -96,7 +96,7 @@ func Link(list iter.Seq2[uint64, []byte]) []byte {
 	var w linkedWriter
 	w.lo, w.hi = math.MaxUint64, 0
 	for off, rec := range list {
-		at, _ := s.halves[0].room(0, translate.Align)
+		at, _ := s.mem.room(0, translate.Align)
 		if !s.restore(linkOrigin+off, rec) {
 			return nil
 		}
@@ -114,19 +114,8 @@ func Link(list iter.Seq2[uint64, []byte]) []byte {
 	return w.finish(s, text)
 }
 
-// each calls f for each region, stale ones included.
-func (s *Space) each(f func(r *region)) {
-	for i := range s.halves {
-		for _, p := range s.halves[i].pieces {
-			if p.kind == pieceFragment {
-				f(p.r)
-			}
-		}
-	}
-}
-
-// textOf returns the original code of records, with zeros between, and what size of a cache has room for all of them in one
-// half; nil if they are too many or damaged.
+// textOf returns the original code of records, with zeros between, and what size of a cache has room for all of them; nil
+// if they are too many or damaged.
 func textOf(list iter.Seq2[uint64, []byte]) (text *linkText, room int) {
 	var w workshop
 	var mem arena
@@ -143,7 +132,7 @@ func textOf(list iter.Seq2[uint64, []byte]) (text *linkText, room int) {
 		// An entry stub for each place that branches could lead to.
 		room += len(w.frag.Code) + translate.Align + (len(p.reg.Blocks)+len(p.inner)+int(p.rest.header[recFills]))*2*(translate.CallEntrySize+stubAlign)
 	}
-	room = 2 * ((room + reserve + pageSize) &^ pageMask)
+	room = max((room+reserve+pageSize)&^pageMask, 2*pageSize)
 	if len(codes) == 0 || lo < hashSize || hi-lo > maxLinkText || room > maxLinked {
 		return nil, 0
 	}
@@ -199,7 +188,7 @@ func (w *linkedWriter) finish(s *Space, text *linkText) []byte {
 	s.each(func(r *region) { spans = append(spans, r.code.spans...) })
 	spans = joined(spans)
 	places := s.places()
-	code := slices.Clone(s.cfg.Code[:s.halves[0].next])
+	code := slices.Clone(s.cfg.Code[:s.mem.next])
 	origin := uint64(linkOrigin)
 	translate.Move(code, w.relocs, -origin, 0)
 	var orig []byte
@@ -307,13 +296,12 @@ func pair(list []byte, i int) (a, b uint32) {
 func (s *Space) RestoreLinked(m Memory, lo, hi, origin uint64, linked []byte, list iter.Seq2[uint64, []byte]) (restored int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	h := &s.halves[s.cur]
 	rd, ok := openLinked(linked)
-	if !ok || h.retired {
+	if !ok {
 		return 0
 	}
 	s.look(m)
-	base, ok := h.room(len(rd.code)+reserve, translate.Align)
+	base, ok := s.mem.room(len(rd.code)+reserve, translate.Align)
 	d := &dormant{off: base, end: base + uint32(len(rd.code)), regions: int(rd.header[linkedRegions]), origin: origin, places: rd.places, records: list}
 	if !ok || !movable(origin+relative(rd.header[linkedLo]), origin+relative(rd.header[linkedHi])) || !s.matches(&rd, d, lo, hi, origin) {
 		return 0
@@ -430,13 +418,13 @@ func (s *Space) wakeAll() {
 // links to other regions wait.
 func (s *Space) wake(d *dormant) {
 	s.dormant = slices.DeleteFunc(s.dormant, func(other *dormant) bool { return other == d })
-	h := &s.halves[s.cur]
-	whole, outside, stats := *h, s.waiting, s.stats
-	*h = half{lo: d.off, hi: whole.hi, next: d.off, arena: whole.arena}
+	mem := &s.mem
+	whole, outside, stats := *mem, s.waiting, s.stats
+	*mem = area{next: d.off, hi: whole.hi, arena: whole.arena}
 	s.waiting, s.waking = make(map[uint64]*linkList), d
 	count := 0
 	for entry, rec := range d.records {
-		p, ok := s.workshop.parse(entry, rec, &h.arena)
+		p, ok := s.workshop.parse(entry, rec, &mem.arena)
 		if !ok {
 			break
 		}
@@ -444,15 +432,15 @@ func (s *Space) wake(d *dormant) {
 		count++
 	}
 	s.waking, s.stats = nil, stats
-	pieces := h.pieces
-	if h.next != d.end || count != d.regions {
+	pieces := mem.pieces
+	if mem.next != d.end || count != d.regions {
 		// The records and their linked form have one checksum, in the store: they were made to differ.
 		panic("tcache: records and their linked form differ")
 	}
-	whole.arena = h.arena
+	whole.arena = mem.arena
 	k, _ := slices.BinarySearchFunc(whole.pieces, d.off, func(p piece, off uint32) int { return cmp.Compare(p.off, off) })
 	whole.pieces = slices.Replace(whole.pieces, k, k+1, pieces...)
-	*h = whole
+	*mem = whole
 	s.await(outside)
 }
 

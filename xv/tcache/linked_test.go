@@ -308,7 +308,7 @@ func TestLinkedDamage(t *testing.T) {
 		to := im.at(im.lo + 0x1357000)
 		s := New(testConfig(to, 1<<20))
 		p.restore(s, to, bad)
-		for off := s.halves[0].next; off < s.halves[1].lo; off++ {
+		for off := s.mem.next; off < s.mem.hi; off++ {
 			if s.cfg.Code[off] != 0 {
 				t.Fatalf("damage %d: code at %#x, behind what was restored", i, off)
 			}

@@ -152,17 +152,18 @@ func (cfg *Config) slot(addr uint64, call bool) *uint64 {
 // address is the address in the guest of a cache offset.
 func (s *Space) address(off uint32) uint64 { return s.cfg.Base + uint64(off) }
 
-// fill puts an entry into a table. A table can lead an address to one region only: the last one filled.
-func (s *Space) fill(r *region, addr uint64, call bool, off uint32) {
+// fill puts an entry into a table. A table can lead an address to one region only: the last one filled. It reports whether there was
+// room for what that needs.
+func (s *Space) fill(r *region, addr uint64, call bool, off uint32) bool {
 	slot := s.cfg.slot(addr, call)
 	f := fill{addr, off, call}
 	if slot == nil || atomic.SwapUint64(slot, s.address(off)) == s.address(off) {
 		// In the second case another thread had the same miss, or it was the hash that the branch looked at.
-		s.fillHash(r, addr, call, off)
-		return
+		return s.fillHash(r, addr, call, off)
 	}
 	r.fills = append(r.fills, f)
 	s.stats.Fills++
+	return true
 }
 
 // fillReturns fills the entries of the region's return sites that lead nowhere yet.

@@ -172,7 +172,7 @@ func (s *Space) clearStart(orig uint64) {
 	}
 }
 
-// forgetRegions drops what is known of pages but the copies.
+// forgetRegions drops what is known of the translations of pages.
 func (s *Space) forgetRegions() {
 	for _, pg := range s.pages {
 		pg.regions, pg.starts, pg.word = nil, [pageSize / 64]uint64{}, 0

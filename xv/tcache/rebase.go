@@ -19,19 +19,9 @@ func (s *Space) Rebase(base uint64) {
 			s.shiftFill(fill{e.Addr, r.base + e.Off, false}, from)
 		}
 	})
+	s.mark = s.mem.next
 	for key := range s.buckets {
 		s.thread(key)
-	}
-}
-
-// eachLive calls f for each region that is not stale.
-func (s *Space) eachLive(f func(r *region)) {
-	for i := range s.halves {
-		for _, p := range s.halves[i].pieces {
-			if p.kind == pieceFragment && !p.r.stale {
-				f(p.r)
-			}
-		}
 	}
 }
 

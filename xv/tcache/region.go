@@ -13,6 +13,7 @@ type region struct {
 	reg  translate.Region
 	code recipe
 	base uint32 // offset of the fragment in the cache
+	size uint32 // of the fragment
 
 	bodies  []uint32          // of the blocks of reg, as offsets in the fragment
 	inner   []translate.Entry // instructions inside of blocks to which branches lead from elsewhere, by address
@@ -104,67 +105,72 @@ func (r *region) linkAt(stub uint32) *link {
 	return nil
 }
 
-// drainStep is how many stale regions get their int3 when one is translated: the half is drained before the other is full.
-const drainStep = 2
-
-// translate translates the region of orig into the cache and makes it known. When the half is full, everything in it
-// becomes stale and the other half is used; except ahead of the first use, which is not worth that.
-func (s *Space) translate(m Memory, orig uint64, way translate.Way, ahead bool) (*region, error) {
-	for {
-		if err := s.usable(); err != nil {
-			return nil, err
-		}
-		s.forgetAnswer()
-		if s.volatile(orig) {
-			now := s.snapshot(m, orig)
-			r, err := s.translateChecked(&now, orig, way, nil, ahead)
-			if err != nil {
-				return nil, err
-			}
-			s.install(r)
-			return r, nil
-		}
-		h := &s.halves[s.cur]
-		for i := range s.halves {
-			s.drain(&s.halves[i], drainStep)
-		}
-		// Not while a region is being read: all of it must come from the same copies.
-		if s.copies >= maxCopies {
-			s.forgetCopies()
-		}
-		s.src.m = m
-		reg, err := translate.Discover(&s.src, orig, way, s.limits)
+// translate translates the region of orig into the cache and makes it known.
+func (s *Space) translate(m Memory, orig uint64, way translate.Way) (*region, error) {
+	s.forgetAnswer()
+	if s.volatile(orig) {
+		now := s.snapshot(m, orig)
+		r, err := s.translateChecked(&now, orig, way, nil)
 		if err != nil {
 			return nil, err
 		}
-		code := h.arena.makeRecipe(&s.src, &reg)
-		reg.Hashed = s.hashedIn(&code)
-		base, _ := h.room(0, translate.Align)
-		frag, err := translate.Emit(&code, &reg, base, &s.cfg.Layout, &s.buf)
-		if err != nil {
-			return nil, err
-		}
-		if _, ok := h.room(len(frag.Code)+reserve, translate.Align); ok {
-			r := s.newRegion(reg, code, frag, base)
-			s.count(r, frag)
-			s.install(r)
-			return r, nil
-		}
-		if ahead || len(h.pieces) == 0 {
-			return nil, ErrSize
-		}
-		s.retire()
+		s.install(r)
+		return r, nil
 	}
+	// Not while a region is being read: all of it must come from the same copies.
+	if s.copies >= maxCopies {
+		s.forgetCopies()
+	}
+	s.src.m = m
+	reg, err := translate.Discover(&s.src, orig, way, s.limits)
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.emit(reg, s.mem.arena.makeRecipe(&s.src, &reg))
+	if err != nil {
+		return nil, err
+	}
+	s.install(r)
+	return r, nil
+}
+
+// emit writes the fragment of a new region with this code into the cache, and counts it. Nothing leads to it yet.
+func (s *Space) emit(reg translate.Region, code recipe) (*region, error) {
+	reg.Hashed = s.hashedIn(&code)
+	frag, base, err := s.emitInRoom(&code, &reg)
+	if err != nil {
+		return nil, err
+	}
+	r := s.newRegion(reg, code, frag, base)
+	s.count(r, frag)
+	return r, nil
+}
+
+// emitInRoom emits a fragment for where the free part of the cache begins, if there is room.
+func (s *Space) emitInRoom(code *recipe, reg *translate.Region) (frag *translate.Fragment, base uint32, err error) {
+	base, _ = s.mem.room(0, translate.Align)
+	frag, err = translate.Emit(code, reg, base, &s.cfg.Layout, &s.buf)
+	if err != nil {
+		return nil, 0, err
+	}
+	if _, ok := s.mem.room(len(frag.Code)+reserve, translate.Align); ok {
+		return frag, base, nil
+	}
+	if len(s.mem.pieces) == 0 {
+		return nil, 0, ErrSize
+	}
+	return nil, 0, ErrFull
 }
 
 // newRegion writes a fragment into the cache. Nothing leads to it yet.
 func (s *Space) newRegion(reg translate.Region, code recipe, frag *translate.Fragment, base uint32) *region {
-	mem := &s.halves[s.cur].arena
+	mem := &s.mem.arena
 	r := &mem.regions.take(1)[0]
 	*r = region{
 		reg:     reg,
 		code:    code,
 		base:    base,
+		size:    uint32(len(frag.Code)),
 		bodies:  mem.bodies.take(len(frag.Entries)),
 		returns: mem.entries.keep(frag.Returns),
 		call:    entry{base + frag.CallEntry, base + frag.DirectCallEntry},
@@ -246,7 +252,7 @@ func (s *Space) destination(l *link) (place, uint32, bool) {
 	}
 	e, ok := p.r.entry(l.target, l.entryKind())
 	if !ok {
-		if _, room := s.halves[s.cur].room(reserve, stubAlign); room {
+		if _, room := s.mem.room(reserve, stubAlign); room {
 			e, ok = s.makeStub(p, l.target, l.entryKind())
 		}
 	}
@@ -302,7 +308,7 @@ func (s *Space) ahead(m Memory, r *region) {
 			if l.to != nil || l.check || budget <= 0 {
 				continue
 			}
-			next, err := s.translate(m, l.target, l.way(), true)
+			next, err := s.translate(m, l.target, l.way())
 			if err != nil {
 				// The first thread that branches there gets the error, or the room.
 				budget -= aheadCost

@@ -12,8 +12,9 @@ type Space struct {
 	mu  sync.Mutex
 	cfg Config
 
-	halves [2]half
-	cur    int // the half that is being filled
+	mem  area
+	mark uint32 // where the first region lies that was translated since pieces of the cache memory were last in no use; see Age
+	aged bool   // Age has reported true
 
 	pages   map[uint64]*page     // by address
 	last    *page                // the one that was last looked up
@@ -25,8 +26,8 @@ type Space struct {
 
 	buckets map[bucket][]hashed
 
-	dormant []*dormant // in the current half
-	waking  *dormant   // the one whose regions are being made
+	dormant []*dormant
+	waking  *dormant // the one whose regions are being made
 
 	asked  [2]uint64 // pages that Volatile was last asked about
 	answer bool      // what it said
@@ -58,8 +59,7 @@ func New(cfg Config) *Space {
 		panic("tcache: New: bad size of the cache memory")
 	}
 	s := newSpace(cfg)
-	mid := uint32(len(cfg.Code)/2) &^ pageMask
-	s.halves = [2]half{{lo: 0, hi: mid, next: 0}, {lo: mid, hi: mid * 2, next: mid}}
+	s.mem.hi = uint32(len(cfg.Code)) &^ pageMask
 	return s
 }
 
@@ -107,7 +107,9 @@ func (s *Space) FillJump(m Memory, orig uint64) (body uint32, err error) {
 	if err != nil {
 		return 0, err
 	}
-	s.fill(p.r, orig, false, e.first)
+	if !s.fill(p.r, orig, false, e.first) {
+		return 0, ErrFull
+	}
 	return p.body, nil
 }
 
@@ -121,7 +123,9 @@ func (s *Space) FillCall(m Memory, orig uint64) (direct uint32, err error) {
 	if err != nil {
 		return 0, err
 	}
-	s.fill(p.r, orig, true, e.first)
+	if !s.fill(p.r, orig, true, e.first) {
+		return 0, ErrFull
+	}
 	return e.direct, nil
 }
 
@@ -174,7 +178,7 @@ func (s *Space) locate(m Memory, orig uint64, way translate.Way) (place, error) 
 	if p, ok := s.lookup(orig); ok {
 		return p, nil
 	}
-	r, err := s.translate(m, orig, way, false)
+	r, err := s.translate(m, orig, way)
 	if err != nil {
 		return place{}, err
 	}
@@ -230,28 +234,23 @@ func (e entry) forLink(l *link) uint32 {
 // enter finds or makes the translation of orig and the entry for branches of a kind. When it translates, way is how the
 // region is reached.
 func (s *Space) enter(m Memory, orig uint64, kind pieceKind, way translate.Way) (place, entry, error) {
-	// Each round but the first begins with an empty half.
-	for range 2 {
-		p, err := s.target(m, orig, way)
-		if err != nil {
-			return place{}, entry{}, err
-		}
-		if e, ok := p.r.entry(orig, kind); ok {
-			return p, e, nil
-		}
-		if e, ok := s.makeStub(p, orig, kind); ok {
-			return p, e, nil
-		}
-		// The half is full, and p becomes stale with everything else in it.
-		s.retire()
+	p, err := s.target(m, orig, way)
+	if err != nil {
+		return place{}, entry{}, err
 	}
-	return place{}, entry{}, ErrSize
+	if e, ok := p.r.entry(orig, kind); ok {
+		return p, e, nil
+	}
+	if e, ok := s.makeStub(p, orig, kind); ok {
+		return p, e, nil
+	}
+	return place{}, entry{}, ErrFull
 }
 
 // makeStub emits an entry stub out of line.
 func (s *Space) makeStub(p place, orig uint64, kind pieceKind) (entry, bool) {
 	var code []byte
-	off, ok := s.halves[s.cur].room(translate.CallEntrySize, stubAlign)
+	off, ok := s.mem.room(translate.CallEntrySize, stubAlign)
 	if !ok {
 		return entry{}, false
 	}

@@ -168,14 +168,11 @@ func (s *Space) Unsaved(lo, hi uint64) (fresh, all int) {
 
 // saved calls f for the regions that have records.
 func (s *Space) saved(lo, hi uint64, f func(r *region)) {
-	for i := range s.halves {
-		for _, p := range s.halves[i].pieces {
-			r := p.r
-			if p.kind == pieceFragment && !r.stale && !r.reg.Checked && len(r.reg.Hashed) == 0 && r.code.within(lo, hi) {
-				f(r)
-			}
+	s.eachLive(func(r *region) {
+		if !r.reg.Checked && len(r.reg.Hashed) == 0 && r.code.within(lo, hi) {
+			f(r)
 		}
-	}
+	})
 }
 
 // unchanged reports whether the record that the region was restored from still holds.
@@ -399,11 +396,10 @@ func (w *workshop) parse(entry uint64, rec []byte, mem *arena) (p parsed, ok boo
 }
 
 func (s *Space) restore(entry uint64, rec []byte) bool {
-	h := &s.halves[s.cur]
-	if h.retired || s.isBlock(entry) {
+	if s.isBlock(entry) {
 		return false
 	}
-	p, ok := s.workshop.parse(entry, rec, &h.arena)
+	p, ok := s.workshop.parse(entry, rec, &s.mem.arena)
 	if !ok || !s.fits(&p) {
 		return false
 	}
@@ -415,7 +411,7 @@ func (s *Space) restore(entry uint64, rec []byte) bool {
 
 // fits reports whether a record can be used here and now.
 func (s *Space) fits(p *parsed) bool {
-	if _, ok := s.halves[s.cur].room(len(s.workshop.frag.Code)+reserve, translate.Align); !ok || !movable(p.lo, p.hi) {
+	if _, ok := s.mem.room(len(s.workshop.frag.Code)+reserve, translate.Align); !ok || !movable(p.lo, p.hi) {
 		return false
 	}
 	for i := range p.reg.Blocks {
@@ -445,7 +441,7 @@ func (s *Space) unchanged(spans []span, orig []byte) bool {
 // add makes the region of a record that was just taken apart.
 func (s *Space) add(p *parsed) {
 	frag := &s.workshop.frag
-	base, _ := s.halves[s.cur].room(0, translate.Align)
+	base, _ := s.mem.room(0, translate.Align)
 	translate.Move(frag.Code, s.workshop.relocs, p.reg.Entry, base)
 	r := s.newRegion(p.reg, p.code, frag, base)
 	r.inner = p.inner
@@ -461,18 +457,7 @@ func (s *Space) add(p *parsed) {
 // refill fills a table entry of a restored region if it leads nowhere. What that needs is made in any case, so that a region's
 // place does not depend on the tables; see Link.
 func (s *Space) refill(r *region, orig uint64, call bool) {
-	body, ok := r.body(orig)
-	if !ok {
-		return
-	}
-	kind := pieceJump
-	if call {
-		kind = pieceCall
-	}
-	e, ok := r.entry(orig, kind)
-	if !ok {
-		e, ok = s.makeStub(place{r, body}, orig, kind)
-	}
+	e, ok := s.wayIn(r, orig, call)
 	slot := s.cfg.slot(orig, call)
 	switch {
 	case !ok || slot == nil:
@@ -481,4 +466,21 @@ func (s *Space) refill(r *region, orig uint64, call bool) {
 	case s.waking == nil && *slot == 0:
 		s.fill(r, orig, call, e.first)
 	}
+}
+
+// wayIn finds or makes the entry of a region that leads to orig, the start of a block or an inner instruction. ok is false if there is no
+// such instruction, or no room.
+func (s *Space) wayIn(r *region, orig uint64, call bool) (e entry, ok bool) {
+	body, ok := r.body(orig)
+	if !ok {
+		return e, false
+	}
+	kind := pieceJump
+	if call {
+		kind = pieceCall
+	}
+	if e, ok = r.entry(orig, kind); !ok {
+		e, ok = s.makeStub(place{r, body}, orig, kind)
+	}
+	return e, ok
 }

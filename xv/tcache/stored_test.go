@@ -193,7 +193,7 @@ func TestRestoreRefuses(t *testing.T) {
 	for small.restoreOne(im, f, rec) {
 		small.Invalidate(f, f+1)
 	}
-	if st := small.Stats(); st.Retired != 0 || st.Restored == 0 {
+	if st := small.Stats(); st.Restored == 0 {
 		t.Errorf("a full cache: %+v", st)
 	}
 }

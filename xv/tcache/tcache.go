@@ -1,16 +1,15 @@
 // Package tcache keeps the translations of one guest address space: the cache memory that the guest executes,
 // the lookup tables of its indirect branches, the links between fragments, and their invalidation.
 //
-// A Space owns two halves of cache memory. A region of the guest's code is translated into a fragment, which is
+// A Space owns a piece of cache memory. A region of the guest's code is translated into a fragment, which is
 // written completely before anything points at it: first links (rel32 of direct branches in other fragments), then
 // table entries (indirect branches and returns). A direct branch to code that is not translated goes to an exit stub
 // of its fragment, and TakeLink translates the target and patches the branch.
 //
 // A fragment whose original code changed is stale: nothing points at it any more, and every place in it where a thread
 // can stand between two original instructions holds an int3. A thread that is still inside traps there, and Recover
-// gives its original state. When a half of the cache is full, everything in it becomes stale, and the other half is
-// used: after all int3 are written to its own stale fragments, and Config.Quiesce has agreed. (The half that got full
-// is still right, so that its int3 are written bit by bit, as translation goes on.)
+// gives its original state. Memory is not used again while a thread may be inside: when the cache is full (ErrFull) another Space
+// takes its place, which may Keep some of its regions; or, when all threads are out, Empty makes room.
 //
 // Places in the cache are given as cache offsets, distances from its start, but for the table entries, which are addresses of the guest.
 //
@@ -54,24 +53,18 @@ type Config struct {
 	// Word, if set, is the cache offset (see translate.Layout) of a vector of translate.WordSize bytes that somebody else keeps for volatile
 	// code of a page (its first address), or 0: then Suspend and Resume keep one. Invalidate the page when that changes.
 	Word func(page uint64) uint32
-	// Quiesce is asked before the stale cache memory [lo, hi) (cache offsets) is overwritten. It returns true
-	// when no thread is inside, on its way there (a resume address handed out, not yet used), or stands at one of its
-	// exit stubs, and the guest's processors will not run old bytes of it. It may return false and get the threads out
-	// afterwards: translation fails with ErrFull until it agrees. Nil always agrees.
-	Quiesce func(lo, hi uint32) bool
 	// Budget is how many bytes of original code one miss may translate ahead, beyond what was asked for: targets of
 	// direct calls and jumps. 0: none.
 	Budget int
 }
 
 var (
-	// ErrFull: the cache is full and Quiesce does not yet allow its older half to be reused. Worth another try once
-	// the threads are out.
+	// ErrFull: the cache has no room for what is to be translated.
 	ErrFull = errors.New("tcache: cache full")
 	// ErrStub: the address is no exit stub of a link.
 	ErrStub = errors.New("tcache: not an exit stub")
-	// ErrSize: one fragment is larger than half of the cache.
-	ErrSize = errors.New("tcache: fragment larger than half of the cache")
+	// ErrSize: one fragment is larger than the cache.
+	ErrSize = errors.New("tcache: fragment larger than the cache")
 )
 
 // Stats counts since the Space was made, except where it says now.
@@ -88,7 +81,7 @@ type Stats struct {
 	Unlinks        int    // bound branches that were reset to their exit stub
 	Fills          int    // table entries filled
 	Dropped        int    // regions that became stale
-	Retired        int    // halves of the cache that became stale because they were full or by Flush
+	Kept           int    // regions taken over from another Space by Keep
 	Misses         uint64 // calls of Jump, FillJump, FillCall, TakeLink
 	Live           int    // regions now usable
 	Used           int    // bytes of cache memory now in use, stale ones included

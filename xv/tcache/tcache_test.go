@@ -170,7 +170,7 @@ func TestMiddle(t *testing.T) {
 	}
 	s.verify(t, im, true)
 	// Every instruction of entry stubs is known.
-	for _, p := range s.halves[0].pieces {
+	for _, p := range s.mem.pieces {
 		if p.kind == pieceFragment {
 			continue
 		}
@@ -189,52 +189,46 @@ func TestMiddle(t *testing.T) {
 func TestFull(t *testing.T) {
 	im := libc(t)
 	cfg := testConfig(im, 256<<10)
-	quiet, asked := true, 0
 	cfg.Budget = 2000
-	cfg.Quiesce = func(lo, hi uint32) bool { asked++; return quiet }
 	s := New(cfg)
-	for i := 0; s.Stats().Retired < 5; i++ {
-		f := im.funcs[i*7%len(im.funcs)]
-		if _, err := s.FillCall(im, f); err != nil {
-			t.Fatalf("%#x: %v", f, err)
+	var err error
+	n := 0
+	fill := func() {
+		for ; err == nil; n++ {
+			_, err = s.FillCall(im, im.funcs[n*7%len(im.funcs)])
 		}
-		if i%200 == 0 {
-			s.verify(t, im, false)
+		if err != ErrFull {
+			t.Fatal(err)
+		}
+		s.verify(t, im, false)
+		err = nil
+	}
+	fill()
+	// Full is not stale.
+	if st := s.Stats(); st.Live != st.Regions || st.Used < len(cfg.Code)*9/10 {
+		t.Errorf("%+v", st)
+	}
+	s.Unfill()
+	for i := range im.j {
+		if im.j[i]|im.c[i] != 0 {
+			t.Fatal("Unfill leaves entries")
 		}
 	}
-	if asked == 0 {
-		t.Error("Quiesce was not asked")
+	s.Empty()
+	if st := s.Stats(); st.Live != 0 || st.Used != 0 {
+		t.Errorf("%+v", st)
 	}
-	s.verify(t, im, false)
+	fill()
 
-	// A region that became stale when the half got full is valid until it changes.
-	s.mu.Lock()
-	s.retire()
-	h := &s.halves[s.cur]
-	if len(h.draining) == 0 {
-		t.Fatal("nothing is draining")
-	}
-	entry := h.draining[0].reg.Entry
-	s.mu.Unlock()
-	if !s.HasCode(entry, entry+1) || s.Invalidate(entry, entry+1) == 0 || s.HasCode(entry, entry+1) {
-		t.Error("draining regions are not invalidated")
-	}
-	s.verify(t, im, false)
-
-	quiet = false
+	// When all is stale there is still no room.
 	s.Flush()
-	if len(h.draining) != 0 {
-		t.Error("Flush leaves regions without int3")
-	}
 	s.verify(t, im, false)
-	if _, err := s.Jump(im, im.funcs[0]); err != ErrFull {
-		t.Errorf("%v, want ErrFull", err)
+	if st := s.Stats(); st.Live != 0 || st.Used < len(cfg.Code)*9/10 {
+		t.Errorf("%+v", st)
 	}
-	quiet = true
-	if _, err := s.Jump(im, im.funcs[0]); err != nil {
-		t.Error(err)
-	}
-	s.verify(t, im, false)
+	fill()
+	s.Empty()
+	fill()
 }
 
 func TestClone(t *testing.T) {
@@ -408,12 +402,15 @@ func TestSpecial(t *testing.T) {
 	s.verify(t, im, true)
 }
 
-// Entry stubs that fill the cache: everything goes stale, and the call is answered from the other half.
+// Entry stubs fill the cache too.
 func TestStubsFull(t *testing.T) {
 	im := code(nil)
-	s := New(testConfig(im, 64<<10))
-	for i := 0; s.Stats().Retired < 3; i = (i + 1) % pageSize {
+	s := New(testConfig(im, 32<<10))
+	for i := 0; ; i = (i + 1) % pageSize {
 		direct, err := s.FillCall(im, im.lo+uint64(i))
+		if err == ErrFull {
+			break
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -522,7 +519,7 @@ func BenchmarkTranslate(b *testing.B) {
 	b.ReportMetric(float64(st.Regions), "regions")
 }
 
-// BenchmarkFlush is what it costs that a half is full.
+// BenchmarkFlush is what it costs that all goes stale.
 func BenchmarkFlush(b *testing.B) {
 	im := libc(b)
 	for b.Loop() {

@@ -48,10 +48,20 @@ type PageTool interface {
 
 // Relocation says how an address space moves.
 type Relocation struct {
-	PID     int    // a process in it, as the host sees it; 0: every one
-	Base    uint64 // where the new region begins, a multiple of 4096, all of it from 0x10000000 to 0x7ffc0000; 0: a random place
-	Discard bool   // the translations are made again as they are needed, not taken along
+	PID  int    // a process in it, as the host sees it; 0: every one
+	Base uint64 // where the new region begins, a multiple of 4096, all of it from 0x10000000 to 0x7ffc0000; 0: a random place
+	Keep Keeping
 }
+
+// Keeping says which translations an address space takes along when it moves. The others are made again as they are needed.
+type Keeping uint8
+
+// The values of Keeping.
+const (
+	KeepAll     Keeping = iota // all; as KeepHot where the new place has a cache of another size
+	KeepHot                    // those in use, see xv.KeepHot
+	KeepNothing                // none
+)
 
 // Relocated says how an address space has moved.
 type Relocated struct {
@@ -84,7 +94,8 @@ type Stats struct {
 	Handoffs        uint64        // requests of guest threads
 	Traps           uint64        // of these, signals that arrived in translated code
 	SystemCalls     uint64        // system calls that the supervisor handled
-	Flushes         uint64        // times that the cache was full
+	Collections     uint64        // times that a cache was full
+	Kept            uint64        // regions that were kept then, or by Relocate
 	TranslationTime time.Duration // spent in misses
 	Processes       int           // processes and programs started
 	Threads         int           // threads started

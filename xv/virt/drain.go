@@ -98,9 +98,14 @@ func (s *Session) still() bool {
 // draining reports whether the thread is to be brought to such a state: all threads, or those of an address space that moves.
 func (th *thread) draining() bool { return th.p.s.draining.Load() || th.p.as.moving.Load() }
 
-// hold puts a request back that is to wait while the service is drained; it reports whether it is one.
+// heldUp reports whether the thread is not to go on now.
+func (th *thread) heldUp() bool {
+	return th.draining() || th.wantsRoom.Load() && th.p.as.room.working.Load()
+}
+
+// hold puts a request back that is to wait while the service is drained, or for room in the cache; it reports whether it is one.
 func (th *thread) hold() bool {
-	if !th.draining() {
+	if !th.heldUp() {
 		return false
 	}
 	switch th.ctx.u32(abi.Kind) {
@@ -118,7 +123,7 @@ func (th *thread) hold() bool {
 		return false
 	}
 	th.setAside()
-	if !th.draining() && th.waits.Swap(false) { // undrain has not seen it
+	if !th.heldUp() && th.waits.Swap(false) { // undrain has not seen it
 		th.p.s.requeue(th)
 	}
 	return true

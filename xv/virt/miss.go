@@ -38,6 +38,7 @@ func (th *thread) linkMiss() {
 	}
 	switch {
 	case err == nil:
+		th.noteAge()
 		th.ctx.setU64(abi.RIP, resume)
 		regs.rip = target
 		if isCall {
@@ -83,7 +84,7 @@ func (th *thread) takeLink(stub uint32) (resume, target uint64, isCall bool, err
 	func() {
 		c := as.enter()
 		defer as.exit()
-		th.looked, th.absent = c.generation.Load(), 0
+		th.absent = 0
 		var off uint32
 		off, target, isCall, err = c.space.TakeLink(codeReader{th}, stub)
 		resume = c.home.Cache() + uint64(off)
@@ -136,6 +137,7 @@ func (th *thread) tableMiss(target uint64, isCall bool) (uint64, error) {
 		s.counters.jumpMisses.Add(1)
 		cache, err = th.lookup(target, func(sp *tcache.Space) (uint32, error) { return sp.FillJump(codeReader{th}, target) })
 	}
+	th.noteAge()
 	if s.cfg.Trace != nil {
 		s.trace("%d: indirect branch to %#x (call %v): %#x %v", th.tid, target, isCall, cache, errText(err))
 	}

@@ -68,7 +68,7 @@ func (s *Session) Relocate(ctx gocontext.Context, r Relocation) (list []Relocate
 func (s *Session) relocateOne(ctx gocontext.Context, r Relocation) (Relocated, error) {
 	for start := time.Now(); ; {
 		try := time.Now()
-		done, err := s.tryRelocate(r.PID, r.choose, r.Discard)
+		done, err := s.tryRelocate(r.PID, r.choose, r.Keep)
 		if !errors.Is(err, errBusy) || errors.Is(err, unix.EPERM) && time.Since(start) > deniedLimit {
 			return done, err
 		}
@@ -90,7 +90,7 @@ const deniedLimit = 10 * time.Second
 type chooser func(maps []loader.VMA, from abi.Home) (to abi.Home, err error)
 
 // tryRelocate moves the address space of a process, if all threads can be brought to known points now. The error is errBusy if not.
-func (s *Session) tryRelocate(pid int, to chooser, discard bool) (done Relocated, err error) {
+func (s *Session) tryRelocate(pid int, to chooser, keep Keeping) (done Relocated, err error) {
 	s.handing.Lock() // not while the guest is handed over, or the session closed
 	defer s.handing.Unlock()
 	s.mu.Lock()
@@ -103,7 +103,7 @@ func (s *Session) tryRelocate(pid int, to chooser, discard bool) (done Relocated
 	s.mu.Unlock()
 	ended := make(chan struct{})
 	onOwnThread(func() {
-		m := mover{s: s, as: as, discard: discard}
+		m := mover{s: s, as: as, keep: keep}
 		func() {
 			defer close(ended)
 			defer s.guard(p)
@@ -128,7 +128,7 @@ type mover struct {
 	code  *codeSpace // of the new home, which may be the old one
 	pause time.Duration
 
-	discard bool // the translations
+	keep Keeping
 }
 
 // settleLimit is how long the threads may take to come to known points.
@@ -319,8 +319,8 @@ func (m *mover) prepare(choose chooser) error {
 	old := m.as.code
 	m.as.untoggle(old, 0, userLimit) // they have addresses of the home
 	switch {
-	case m.discard || to.CacheSize != from.CacheSize:
-		m.code, err = old.successor(to)
+	case m.keep != KeepAll || to.CacheSize != from.CacheSize:
+		m.code, err = m.collect(old, to)
 	case old.users.Load() > 1:
 		m.code, err = old.copy()
 	default:
@@ -414,16 +414,10 @@ func (m *mover) commit() error {
 	if err != nil {
 		return err
 	}
-	installed := map[*process]bool{}
-	err = m.each(func(h *halted) error {
-		if installed[h.th.p] {
-			return nil
+	if to.Base != from.Base {
+		if err := m.installAllHandlers(); err != nil {
+			return err
 		}
-		installed[h.th.p] = true
-		return m.installHandlers(h)
-	})
-	if err != nil {
-		return err
 	}
 	if err := m.each(m.rehome); err != nil {
 		return err
@@ -434,13 +428,14 @@ func (m *mover) commit() error {
 	if m.code != old {
 		old.abandon()
 	}
-	return m.once(func(h *halted) error {
-		var calls []call
-		for _, left := range (extent{from.Base, from.End()}).without(extent{to.Base, to.End()}) {
-			calls = append(calls, call{unix.SYS_MUNMAP, [6]uint64{left.lo, left.hi - left.lo}})
-		}
-		return perform(m.injector(h, to), calls...)
-	})
+	var calls []call
+	for _, left := range (extent{from.Base, from.End()}).without(extent{to.Base, to.End()}) {
+		calls = append(calls, call{unix.SYS_MUNMAP, [6]uint64{left.lo, left.hi - left.lo}})
+	}
+	if len(calls) == 0 {
+		return nil
+	}
+	return m.once(func(h *halted) error { return perform(m.injector(h, to), calls...) })
 }
 
 // perform performs system calls that must succeed.
@@ -450,6 +445,18 @@ func perform(in *injector, calls ...call) error {
 		err = firstError(calls, results)
 	}
 	return err
+}
+
+// installAllHandlers is installHandlers for each process.
+func (m *mover) installAllHandlers() error {
+	installed := map[*process]bool{}
+	return m.each(func(h *halted) error {
+		if installed[h.th.p] {
+			return nil
+		}
+		installed[h.th.p] = true
+		return m.installHandlers(h)
+	})
 }
 
 // installHandlers tells the kernel where the agent's signal handler is now, for all signals of a process that go to it.
@@ -499,7 +506,7 @@ func (m *mover) rehome(h *halted) error {
 	}
 	m.move.Context(th.ctx.mem)
 	th.ctx.addr = to.Slot(th.slot)
-	if !inHandler {
+	if !inHandler && to.Base != from.Base {
 		err := perform(m.injector(h, to), call{unix.SYS_SIGALTSTACK, [6]uint64{th.ctx.addr + abi.SigStack, 0}})
 		if err != nil {
 			return err

@@ -311,9 +311,6 @@ func (th *thread) reply(op uint32, count int) {
 	switch op {
 	case abi.OpGate, abi.OpClone, abi.OpExec:
 		th.away.Store(true)
-	case abi.OpRemote, abi.OpTouch:
-	default:
-		th.answered.Store(th.looked)
 	}
 	if op != abi.OpRemote && op != abi.OpTouch {
 		th.op = op

@@ -49,6 +49,7 @@ type addressSpace struct {
 	toggles toggles
 	tools   pageTools
 	way     way
+	room    room
 
 	users atomic.Int32 // processes
 }
@@ -150,9 +151,6 @@ type codeSpace struct {
 	users    atomic.Int32
 
 	volatile volatileCode
-
-	generation atomic.Uint64     // how often stale memory of the cache was asked for
-	asked      map[uint32]uint64 // generation in which the memory at a cache offset was first asked for; guarded by the cache's lock
 }
 
 // translateAhead is how many bytes of original code a miss translates beyond what it needs: a hand-off
@@ -160,7 +158,7 @@ type codeSpace struct {
 const translateAhead = 512
 
 func (s *Session) newCodeSpace(home abi.Home) (*codeSpace, error) {
-	c := &codeSpace{s: s, home: home, asked: map[uint32]uint64{}, volatile: newVolatileCode()}
+	c := &codeSpace{s: s, home: home, volatile: newVolatileCode()}
 	c.users.Store(1)
 	var err error
 	if c.cache, err = newShared("xv-cache", int(home.CacheSize), true); err != nil {
@@ -177,7 +175,7 @@ func (s *Session) newCodeSpace(home abi.Home) (*codeSpace, error) {
 func (c *codeSpace) config() tcache.Config {
 	return tcache.Config{
 		Code: c.cache.view, Base: c.home.Cache(), Layout: agent.Layout, Slot: c.slot, Budget: translateAhead,
-		Quiesce: c.quiesce, Volatile: c.volatile.contains, Word: c.volatile.word,
+		Volatile: c.volatile.contains, Word: c.volatile.word,
 	}
 }
 
@@ -421,7 +419,6 @@ func (c *codeSpace) successor(home abi.Home) (*codeSpace, error) {
 		return nil, err
 	}
 	next.volatile, next.warm = c.volatile.clone(), c.warm.clone()
-	next.generation.Store(c.generation.Load()) // answers were given in it
 	c.farMu.RLock()
 	defer c.farMu.RUnlock()
 	next.upper, next.given = c.upper, c.given

@@ -145,7 +145,7 @@ func (s *Session) moveAway(p *process, as *addressSpace, lo, hi uint64) error {
 	}
 	for start := time.Now(); ; {
 		try := time.Now()
-		_, err := s.tryRelocate(p.pid, away, false)
+		_, err := s.tryRelocate(p.pid, away, KeepAll)
 		switch {
 		case err == nil || errors.Is(err, errWayClear) || errors.Is(err, os.ErrProcessDone):
 			return nil
