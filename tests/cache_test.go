@@ -17,6 +17,8 @@ func TestSmallCache(t *testing.T) {
 		args  []string
 		cache int
 		moved bool // to other places meanwhile, again and again
+
+		returns xv.Returns
 	}{
 		{src: "c/stopped.c", cache: 256 << 10},
 		{src: "c/threads.c", cache: 128 << 10},
@@ -29,10 +31,18 @@ func TestSmallCache(t *testing.T) {
 		{src: "c/collected.c", cache: 256 << 10, moved: true},
 		{src: "c/jit.c", cache: 128 << 10, moved: true},
 		{src: "c/pthreads.c", cache: 128 << 10, moved: true},
+		{src: "c/stopped.c", cache: 256 << 10, returns: xv.NativeReturns},
+		{src: "c/threads.c", cache: 128 << 10, returns: xv.NativeReturns},
+		{src: "c/procs.c", cache: 128 << 10, returns: xv.NativeReturns},
+		{src: "c/returns.c", cache: 32 << 10, returns: xv.NativeReturns},
+		{src: "c/collected.c", cache: 256 << 10, returns: xv.NativeReturns, moved: true},
 	} {
 		name := stem(c.src)
 		if c.moved {
 			name += "-moved"
+		}
+		if c.returns != xv.TransparentReturns {
+			name += "-native"
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -44,7 +54,7 @@ func TestSmallCache(t *testing.T) {
 			program := harness.Guest(t, c.src, kind, flags...)
 			stop := func() int { return 0 }
 			p := harness.Hosted{Program: program, Args: c.args, Limit: time.Minute, Prepare: func(cmd *xv.Cmd) {
-				cmd.Options.CacheSize = c.cache
+				cmd.Options.CacheSize, cmd.Options.Returns = c.cache, c.returns
 			}, Started: func(p *xv.Process) {
 				if c.moved {
 					stop = harness.RelocateOften(t, p, 20*time.Millisecond)

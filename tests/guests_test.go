@@ -121,6 +121,7 @@ var guests = []guest{
 		{name: "bad", args: []string{"10"}, env: []string{"ASAN_OPTIONS=detect_leaks=0:exitcode=9:symbolize=0:log_path=/dev/null"}, exit: 9},
 	}},
 	{src: "c/moved.c"},
+	{src: "c/returns.c", kinds: glibc},
 	{src: "c/toggle.c", kinds: glibc, flags: []string{"-lpthread"}},
 	{src: "c/trampoline.c", kinds: glibc, flags: []string{"-Wl,-z,execstack"}},
 	{src: "c/patch.c", kinds: harness.AllKinds},

@@ -6,10 +6,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -30,6 +32,43 @@ type Options struct {
 	// HighImages has the program's code and libraries placed above 4 GiB instead of below 1 GiB, for programs that
 	// take memory at low addresses without asking (MAP_FIXED). They run slower so, and their translations are not kept.
 	HighImages bool
+
+	// Returns says what the program's calls leave on its stacks.
+	Returns Returns
+}
+
+// Returns says what return addresses the calls of a guest leave on its stacks.
+type Returns uint8
+
+const (
+	// TransparentReturns: the program's own. It can't tell that it is translated.
+	TransparentReturns Returns = iota
+	// NativeReturns: addresses of translated code, so that calls and returns take as long as natively. For programs that do
+	// nothing with return addresses but return to them, and that are trusted: see docs/supported.md. What unwinds or
+	// walks stacks (exceptions, garbage collectors, Go) fails.
+	NativeReturns
+	// AutoReturns: NativeReturns for programs that probably do so, until they show otherwise, then TransparentReturns.
+	AutoReturns
+)
+
+var returnsNames = [...]string{TransparentReturns: "transparent", NativeReturns: "native", AutoReturns: "auto"}
+
+// MarshalText implements encoding.TextMarshaler: transparent, native or auto.
+func (r Returns) MarshalText() ([]byte, error) {
+	if int(r) >= len(returnsNames) {
+		return nil, fmt.Errorf("xv: no value of Returns: %d", r)
+	}
+	return []byte(returnsNames[r]), nil
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (r *Returns) UnmarshalText(text []byte) error {
+	i := slices.Index(returnsNames[:], string(text))
+	if i < 0 {
+		return fmt.Errorf("%q is neither transparent nor native nor auto", text)
+	}
+	*r = Returns(i)
+	return nil
 }
 
 // Cmd is a program to run, or that runs, under translation. Like an exec.Cmd
@@ -198,7 +237,7 @@ func (c *Cmd) Start() error {
 	c.begun = make(chan struct{})
 	s, err := start(&virt.Config{
 		Path: c.Path, Argv: argv, Env: c.Environ(), Dir: c.Dir, Files: files,
-		Trace: c.Trace, Warn: c.OnWarning, CacheSize: c.Options.CacheSize, StoreDir: c.Options.StoreDir, HighImages: c.Options.HighImages,
+		Trace: c.Trace, Warn: c.OnWarning, CacheSize: c.Options.CacheSize, StoreDir: c.Options.StoreDir, HighImages: c.Options.HighImages, Returns: virt.Returns(c.Options.Returns),
 		Ignored: c.Ignore, Limits: c.Limits, Setpgid: c.Setpgid,
 		OnFault: c.faultHandler(),
 	})

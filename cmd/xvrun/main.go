@@ -43,6 +43,10 @@ flags:
   -high-images
              place the program's code and libraries above 4 GiB, for programs
              that need the memory below 2 GiB for themselves; slower
+  -returns transparent|native|auto
+             what calls leave on the stacks: the program's own return addresses
+             (default), those of the translated code, which is faster, or those
+             until the program reads return addresses
   -o FILE    write the trace, the faults and the counters to FILE instead
   -version   print the version
   -h         print this text
@@ -68,6 +72,7 @@ type options struct {
 	verbose, stats, trapPrint, highImages, version, help bool
 
 	output, store string
+	returns       xv.Returns
 	relocateEvery time.Duration
 	program       []string
 }
@@ -82,6 +87,7 @@ func parse(args []string) (*options, error) {
 	f.BoolVar(&o.trapPrint, "trap-print", false, "")
 	f.DurationVar(&o.relocateEvery, "relocate-every", 0, "")
 	f.BoolVar(&o.highImages, "high-images", false, "")
+	f.TextVar(&o.returns, "returns", xv.TransparentReturns, "")
 	f.BoolVar(&o.version, "version", false, "")
 	f.StringVar(&o.output, "o", "", "")
 	f.StringVar(&o.store, "store", defaultStore(), "")
@@ -166,7 +172,7 @@ func run(args []string) (end outcome) {
 		cmd.Err = nil // execvp honours a "." in PATH
 	}
 	inherited.pass(cmd)
-	cmd.Options.StoreDir, cmd.Options.HighImages = o.store, o.highImages
+	cmd.Options.StoreDir, cmd.Options.HighImages, cmd.Options.Returns = o.store, o.highImages, o.returns
 	cmd.OnWarning = warn
 	if o.verbose {
 		cmd.Trace = report.File // what outlives the program goes on with it

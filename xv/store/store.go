@@ -153,8 +153,9 @@ type Store struct {
 }
 
 // Open returns the Store of a directory, which is made if it does not exist; with "" nothing is kept when the process
-// ends. An error says why the directory cannot be used; the Store then works in memory.
-func Open(dir string) (*Store, error) {
+// ends. Only Stores of the same variant use each other's files. An error says why the directory cannot be used; the Store then
+// works in memory.
+func Open(dir, variant string) (*Store, error) {
 	s := &Store{images: make(map[File]*Image)}
 	if dir == "" {
 		return s, nil
@@ -169,7 +170,7 @@ func Open(dir string) (*Store, error) {
 	if err := private(dir); err != nil {
 		return s, err
 	}
-	s.dir, s.build = dir, build
+	s.dir, s.build = dir, build+variant
 	return s, nil
 }
 

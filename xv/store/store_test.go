@@ -55,7 +55,7 @@ func equal(a, b *Image) bool {
 
 func open(t *testing.T, dir string) *Store {
 	t.Helper()
-	s, err := Open(dir)
+	s, err := Open(dir, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,7 +248,7 @@ func TestPrivate(t *testing.T) {
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	s, err := Open(dir)
+	s, err := Open(dir, "")
 	if err == nil || !strings.Contains(err.Error(), dir) {
 		t.Errorf("a directory that others may write to: %v", err)
 	}
@@ -281,7 +281,7 @@ func TestPrivate(t *testing.T) {
 	if open(t, dir).Image(program) != nil {
 		t.Error("a symbolic link is used")
 	}
-	if _, err := Open(filepath.Join(target, "dir")); err == nil {
+	if _, err := Open(filepath.Join(target, "dir"), ""); err == nil {
 		t.Error("a directory below a file")
 	}
 }

@@ -226,7 +226,7 @@ func TestCheckedFull(t *testing.T) {
 	}
 	for i, full := 0, 0; full < 3; i++ {
 		if s.Stats().Used > 3*pageSize {
-			s.Empty()
+			s.Empty(s.cfg.Layout)
 			full++
 			if _, err := s.FillCall(im, im.lo); err != nil {
 				t.Fatal(err)

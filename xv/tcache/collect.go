@@ -130,8 +130,8 @@ func (s *Space) Unfill() {
 }
 
 // Empty gives up all translations, to use their memory for others. No thread may be in the code, or on its way there by an answer, a
-// link or a table entry.
-func (s *Space) Empty() {
+// link or a table entry. From then on code is emitted for layout.
+func (s *Space) Empty(layout translate.Layout) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.wakeAll()
@@ -139,6 +139,7 @@ func (s *Space) Empty() {
 		s.clearFills(r)
 		r.stale = true
 	})
+	s.cfg.Layout = layout
 	s.forgetRegions()
 	clear(s.waiting)
 	clear(s.maps)

@@ -58,6 +58,23 @@ func (s *Space) hashedIn(code *recipe) (list []uint64) {
 // fillHash makes the entry at cache offset first of a region reachable through the hash. It reports false without room: then
 // all stays as it is.
 func (s *Space) fillHash(r *region, addr uint64, call bool, first uint32) bool {
+	return s.fillHashAt(r, addr, addr, call, first)
+}
+
+// Alias makes indirect jumps to an address at which there is no code, and which use the hash, lead to orig. The error is ErrFull if there is no
+// room.
+func (s *Space) Alias(m Memory, orig, alias uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, e, err := s.enter(m, orig, pieceJump, translate.ByJump)
+	if err == nil && !s.fillHashAt(p.r, alias, orig, false, e.first) {
+		err = ErrFull
+	}
+	return err
+}
+
+// fillHashAt is fillHash of the entry of orig for branches to addr.
+func (s *Space) fillHashAt(r *region, addr, orig uint64, call bool, first uint32) bool {
 	key := bucket{uint16(addr), call}
 	list := s.buckets[key]
 	at := slices.IndexFunc(list, func(h hashed) bool { return h.orig == addr })
@@ -80,7 +97,7 @@ func (s *Space) fillHash(r *region, addr uint64, call bool, first uint32) bool {
 		target += translate.CallBias
 		kind = pieceHashCall
 	}
-	s.put(translate.EmitHashEntry(off, first, target), piece{off: off, kind: kind, r: r, orig: addr})
+	s.put(translate.EmitHashEntry(off, first, target), piece{off: off, kind: kind, r: r, orig: orig})
 	s.stats.Fills++
 	s.buckets[key] = slices.Insert(list, 0, hashed{addr, off, r})
 	s.thread(key)

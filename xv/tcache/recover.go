@@ -1,6 +1,7 @@
 package tcache
 
 import (
+	"cmp"
 	"slices"
 
 	"xvrun/xv/translate"
@@ -64,6 +65,28 @@ func (s *Space) ReturnsTo(cache uint32) (orig uint64, ok bool) {
 		return 0, false
 	}
 	return p.r.returns[i].Addr, true
+}
+
+// ReturnSites lists the return sites of all fragments, stale ones too, with their offsets in the cache, by which they are in order.
+func (s *Space) ReturnSites() []translate.Entry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wakeAll()
+	sites := []translate.Entry{}
+	s.each(func(r *region) {
+		for _, e := range r.returns {
+			sites = append(sites, translate.Entry{Addr: e.Addr, Off: r.base + e.Off})
+		}
+	})
+	slices.SortFunc(sites, func(a, b translate.Entry) int { return cmp.Compare(a.Off, b.Off) })
+	return sites
+}
+
+// Extent returns the cache offset behind which nothing is.
+func (s *Space) Extent() uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mem.next
 }
 
 // Starts reports whether the translation of an original instruction, or the check before it, starts at a cache offset: a thread that

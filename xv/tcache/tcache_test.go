@@ -214,7 +214,7 @@ func TestFull(t *testing.T) {
 			t.Fatal("Unfill leaves entries")
 		}
 	}
-	s.Empty()
+	s.Empty(s.cfg.Layout)
 	if st := s.Stats(); st.Live != 0 || st.Used != 0 {
 		t.Errorf("%+v", st)
 	}
@@ -227,7 +227,7 @@ func TestFull(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 	fill()
-	s.Empty()
+	s.Empty(s.cfg.Layout)
 	fill()
 }
 

@@ -35,6 +35,9 @@ const CallBias = 1 << 30
 // low 16 bits of the target. Other branches to addresses below, where no code is, fault at their table.
 const HashSize = 1 << 16
 
+// ReturnMark is in rcx after a return, with Layout.NativeReturns. A missed branch has its target there, or 0 if it uses the hash.
+const ReturnMark = 1
+
 // Align is the alignment of the cache offset of every fragment.
 const Align = 32
 
@@ -42,6 +45,10 @@ const Align = 32
 // code cache in bytes, modulo 2^32, since most of it lies before that, and all of it less than 2 GiB apart. So emitted
 // code is the same wherever the cache is.
 type Layout struct {
+	// NativeReturns says that calls push the cache address of their return site, and returns go there without a look at a table.
+	// Then branches lead to code in the same way whether they are calls or jumps: nothing is on the stack besides.
+	NativeReturns bool
+
 	Table   uint32 // address of lookup table J, below 2^31
 	Hash    uint32 // table of the hash for jumps and returns, the one for calls follows; see HashSize
 	Miss    uint32 // agent entry that exit stubs of direct branches jump to

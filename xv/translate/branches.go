@@ -317,6 +317,16 @@ func (b *Buffer) pushReturn(r Recovery) {
 
 func (b *Buffer) call() {
 	flags := b.spillBefore(b.pc, atStart)
+	if b.layout.NativeReturns {
+		b.pad(1, false, b.pc, flags)
+		if b.rec != nil {
+			b.rec.add(b.n, flags, b.here(b.pc))
+		}
+		b.put1(0xe8) // call rel32
+		b.link(b.in.Target(b.pc), false)
+		b.returnSite()
+		return
+	}
 	if b.rec != nil {
 		b.rec.add(b.n, flags, b.here(b.pc))
 	}
@@ -370,7 +380,7 @@ func (b *Buffer) hashed() bool {
 // has zero there, as if it came from the null page. The table may be anywhere, so that its address takes a register.
 func (b *Buffer) throughHash(op byte, r Recovery) {
 	table := b.layout.Hash
-	if op == opCall {
+	if op == opCall && !b.layout.NativeReturns {
 		table += 8 * HashSize
 	}
 	b.mark(r)
@@ -395,6 +405,11 @@ func (b *Buffer) throughHash(op byte, r Recovery) {
 }
 
 func (b *Buffer) callIndirect() {
+	if b.layout.NativeReturns {
+		b.branchIndirect(opCall)
+		b.returnSite()
+		return
+	}
 	b.spill()
 	r := Recovery{RIP: b.pc, RCXFromS: true}
 	reg := b.loadTarget(r)
@@ -410,16 +425,23 @@ func (b *Buffer) callIndirect() {
 	b.returnSite()
 }
 
-func (b *Buffer) jumpIndirect() {
+func (b *Buffer) jumpIndirect() { b.branchIndirect(opJmp) }
+
+// branchIndirect translates an indirect branch that pushes nothing besides what op does.
+func (b *Buffer) branchIndirect(op byte) {
 	b.spill()
 	r := Recovery{RIP: b.pc, RCXFromS: true}
 	if reg := b.loadTarget(r); reg != rcx {
 		b.moveTarget(reg, r)
 	}
-	b.throughTable(opJmp, r)
+	b.throughTable(op, r)
 }
 
 func (b *Buffer) ret() {
+	if b.layout.NativeReturns {
+		b.nativeReturn()
+		return
+	}
 	b.spill()
 	r := Recovery{RIP: b.pc, RCXFromS: true}
 	b.mark(r)
@@ -427,15 +449,30 @@ func (b *Buffer) ret() {
 	r.RSPAdd = -8
 	hashed := b.throughTable(opPush, r)
 	// The return address on the stack is gone: only forward from here.
-	pop := uint16(b.in.Imm)
-	b.mark(Recovery{RIP: b.pc, RIPFromRCX: true, RCXFromS: true, Hashed: hashed, RSPAdd: 8 + int32(pop)})
+	b.mark(Recovery{RIP: b.pc, RIPFromRCX: true, RCXFromS: true, Hashed: hashed, RSPAdd: 8 + int32(uint16(b.in.Imm))})
+	b.putReturn()
+}
+
+// putReturn emits the return itself.
+func (b *Buffer) putReturn() {
 	if b.in.ImmSize == 0 {
 		b.put1(0xc3) // ret
 		return
 	}
 	b.put1(0xc2) // ret imm16
-	b.put1(byte(pop))
-	b.put1(byte(pop >> 8))
+	b.put1(byte(b.in.Imm))
+	b.put1(byte(b.in.Imm >> 8))
+}
+
+// nativeReturn leaves rcx in gs:[OffS], and ReturnMark in the register: so a return to address 0 is told from missed branches.
+func (b *Buffer) nativeReturn() {
+	b.spill()
+	r := Recovery{RIP: b.pc, RCXFromS: true}
+	b.mark(r)
+	b.put1(0xb8 | rcx) // mov ecx,imm32
+	b.put4(ReturnMark)
+	b.mark(r)
+	b.putReturn()
 }
 
 func (b *Buffer) syscall() {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"xvrun/tests/need"
@@ -16,18 +17,32 @@ import (
 // TestExecute translates all of a static program ahead of time, fills the lookup tables for every instruction, and
 // writes an ELF file in which only the translation is executable. It must behave like the original.
 func TestExecute(t *testing.T) {
-	t.Run("near", func(t *testing.T) { execute(t, 0, false, "-static", "-no-pie") })
-	t.Run("far", func(t *testing.T) { execute(t, 1<<32, false, "-static-pie", "-fpie") })
-	t.Run("near-checked", func(t *testing.T) { execute(t, 0, true, "-static", "-no-pie") })
-	t.Run("far-checked", func(t *testing.T) { execute(t, 1<<32, true, "-static-pie", "-fpie") })
+	near, far := []string{"-static", "-no-pie"}, []string{"-static-pie", "-fpie"}
+	for _, c := range []struct {
+		name  string
+		how   ahead
+		flags []string
+	}{
+		{"near", ahead{}, near},
+		{"far", ahead{bias: 1 << 32}, far},
+		{"near-checked", ahead{checked: true}, near},
+		{"far-checked", ahead{bias: 1 << 32, checked: true}, far},
+		{"near-native", ahead{native: true}, near},
+		{"far-native", ahead{bias: 1 << 32, native: true}, far},
+		{"near-checked-native", ahead{checked: true, native: true}, near},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.how.execute(t, c.flags) })
+	}
 }
 
-// execute runs the guest, loaded at bias. If checked, all code is compared with what it was, but for the immediate operands
-// that can be loaded from it.
-func execute(t *testing.T, bias uint64, checked bool, flags ...string) {
+// execute runs the guest, loaded at a.bias.
+func (a *ahead) execute(t *testing.T, flags []string) {
 	dir := t.TempDir()
 	guest := filepath.Join(dir, "guest")
-	out, err := exec.Command(need.Tool(t, "gcc"), append(flags, "-O2", "-mfsgsbase", "-o", guest, "testdata/guest.c")...).CombinedOutput()
+	if a.native {
+		flags = append([]string{"-DNATIVE_RETURNS"}, flags...)
+	}
+	out, err := exec.Command(need.Tool(t, "gcc"), append(slices.Clone(flags), "-O2", "-mfsgsbase", "-o", guest, "testdata/guest.c")...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -36,7 +51,10 @@ func execute(t *testing.T, bias uint64, checked bool, flags ...string) {
 	if err != nil && native.ProcessState.ExitCode() < 0 {
 		t.Fatal(err)
 	}
-	a := ahead{t: t, bias: bias, checked: checked, image: loadImage(t, guest, bias), blocks: map[uint64]uint32{}, entries: map[uint64]uint32{}, insts: map[uint64]uint32{}, returns: map[uint64]uint32{}}
+	a.t, a.image = t, loadImage(t, guest, a.bias)
+	a.layout = aheadLayout
+	a.layout.NativeReturns = a.native
+	a.blocks, a.entries, a.insts, a.returns = map[uint64]uint32{}, map[uint64]uint32{}, map[uint64]uint32{}, map[uint64]uint32{}
 	a.translate(guest)
 	translated := filepath.Join(dir, "translated")
 	if err := os.WriteFile(translated, a.link(guest), 0o777); err != nil {
@@ -67,7 +85,9 @@ var aheadLayout = Layout{Table: 0x7ffc0000, Miss: startAddr + missOff, Special: 
 type ahead struct {
 	t       *testing.T
 	bias    uint64
-	checked bool
+	checked bool // all code is compared with what it was, but for the immediate operands that can be loaded from it
+	native  bool // returns
+	layout  Layout
 	image   *image
 	code    []byte            // of the cache, at testBase
 	blocks  map[uint64]uint32 // cache addresses of bodies
@@ -84,8 +104,12 @@ func (a *ahead) translate(path string) {
 		a.t.Fatal(err)
 	}
 	defer f.Close()
+	called := ByCall
+	if a.native {
+		called = ByJump
+	}
 	for _, e := range append([]uint64{a.bias + f.Entry}, a.image.entries...) {
-		a.region(e, ByCall)
+		a.region(e, called)
 	}
 	for i := 0; i < len(a.links); i++ {
 		a.region(a.links[i].Target, wayOf(a.links[i]))
@@ -157,11 +181,11 @@ func (a *ahead) region(entry uint64, way Way) {
 		reg.Loose = a.loose(&reg)
 	}
 	base := a.next()
-	m, err := Record(a.image, &reg, base, &aheadLayout, &a.buf)
+	m, err := Record(a.image, &reg, base, &a.layout, &a.buf)
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	frag, err := Emit(a.image, &reg, base, &aheadLayout, &a.buf)
+	frag, err := Emit(a.image, &reg, base, &a.layout, &a.buf)
 	if err != nil {
 		a.t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -156,12 +157,32 @@ var forms = []struct {
 	{"mov gs,eax", nearPC, ByLink, "8ee8 f4"},
 }
 
+// nativeForms are the cases with Layout.NativeReturns.
+var nativeForms = []struct {
+	name string
+	pc   uint64
+	way  Way
+	code string
+}{
+	{"native: mov ecx,eax; ret: rcx is not in S", nearPC, ByLink, "89c1 c3"},
+	{"native: jumped to: ret", nearPC, ByJump, "c3"},
+	{"native: ret 16", nearPC, ByLink, "c21000"},
+	{"native: mov ecx,eax; call; ret", nearPC, ByLink, "89c1 e8f90f0000 c3"},
+	{"native: call, far, padded", farPC, ByLink, "90909090 e8f70f0000 f4"},
+	{"native: call of the next instruction; pop rax", nearPC, ByLink, "e800000000 58 f4"},
+	{"native: call rax", nearPC, ByLink, "ffd0 f4"},
+	{"native: call rcx", nearPC, ByLink, "ffd1 f4"},
+	{"native: call [rip+0x10], far", farPC, ByLink, "ff1510000000 f4"},
+}
+
 // TestForms compares the translation of every form, and the recovery at each of its instructions, with
 // testdata/forms.txt. After a change, run it with -update and read the differences.
 func TestForms(t *testing.T) {
 	file := filepath.Join("testdata", "forms.txt")
 	var out strings.Builder
-	for _, f := range forms {
+	for i, f := range slices.Concat(forms, nativeForms) {
+		layout := testLayout
+		layout.NativeReturns = i >= len(forms)
 		addr := f.pc &^ 0xfff
 		src := text{addr, unhex(t, f.code)}
 		reg, err := Discover(src, f.pc, f.way, Limits{})
@@ -170,7 +191,7 @@ func TestForms(t *testing.T) {
 			continue
 		}
 		fmt.Fprintf(&out, "# %s\n", f.name)
-		describe(t, &out, src, &reg)
+		describe(t, &out, src, &reg, &layout)
 		out.WriteByte('\n')
 	}
 	got := out.String()
@@ -194,9 +215,9 @@ func TestForms(t *testing.T) {
 
 // describe writes one line for each emitted instruction: offset, bytes, flags and recovery; with -update also the
 // text of objdump.
-func describe(t *testing.T, out *strings.Builder, src Source, reg *Region) {
+func describe(t *testing.T, out *strings.Builder, src Source, reg *Region, layout *Layout) {
 	var buf Buffer
-	frag, err := Emit(src, reg, testBase, &testLayout, &buf)
+	frag, err := Emit(src, reg, testBase, layout, &buf)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +231,7 @@ func describe(t *testing.T, out *strings.Builder, src Source, reg *Region) {
 	for _, l := range frag.Links {
 		fmt.Fprintf(out, "link %#x at %#x, stub %#x, call %v\n", l.Target, l.Off, l.Stub, l.Call)
 	}
-	m, err := Record(src, reg, testBase, &testLayout, &buf)
+	m, err := Record(src, reg, testBase, layout, &buf)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,10 +21,13 @@ const (
 )
 
 // add notes a point. The first recovery for an offset stays: the same instruction can be the first of a translation and
-// have its place in a sequence.
+// have its place in a sequence. But if that accesses a table, so does the first.
 func (m *Map) add(off int, flags uint8, r Recovery) {
 	if n := len(m.points); n > 0 && m.points[n-1].off == uint32(off) {
 		m.points[n-1].flags |= flags
+		if r.Kind == KindTable {
+			m.points[n-1].Kind = KindTable
+		}
 		return
 	}
 	m.points = append(m.points, point{uint32(off), flags, r})

@@ -16,6 +16,7 @@ import (
 	"xvrun/loader"
 	"xvrun/xv/agent/abi"
 	"xvrun/xv/reloc"
+	"xvrun/xv/store"
 	"xvrun/xv/tcache"
 )
 
@@ -75,9 +76,14 @@ func (s *Session) collect(p *process, as *addressSpace, c *codeSpace) error {
 		if p.space() != as || as.code != c {
 			return from, errCollected
 		}
+		if c.native { // not where return addresses lead to
+			if to, ok := reloc.Choose(maps, s.roomier(maps, from)); ok {
+				return to, nil
+			}
+		}
 		return s.roomier(maps, from), nil
 	}
-	_, err := s.tryRelocate(p.pid, roomier, KeepHot)
+	_, err := s.tryRelocate(p.pid, roomier, Relocation{Keep: KeepHot})
 	if errors.Is(err, errCollected) || errors.Is(err, os.ErrProcessDone) { // those who still want room ask again
 		return nil
 	}
@@ -118,7 +124,7 @@ const fragmentRoom = 64 << 10
 
 // collect makes the cache of another home, with what is kept of the old one.
 func (m *mover) collect(old *codeSpace, to abi.Home) (*codeSpace, error) {
-	next, err := old.successor(to)
+	next, err := old.successor(to, old.native && !m.transparent)
 	if err != nil || m.keep == KeepNothing {
 		return next, err
 	}
@@ -215,9 +221,15 @@ func (s *Session) tryEmpty(as *addressSpace, c *codeSpace) error {
 }
 
 // giveUp is the only place where the memory of a cache is used again for other code, where it is. No thread is in it.
+// Return addresses of it may remain, so that calls leave original ones from then on.
 func (as *addressSpace) giveUp(c *codeSpace) {
 	as.s.trace("the translation cache is emptied")
-	c.space.Empty()
+	if c.native {
+		as.leavePlace(c, true)
+		c.native = false
+		c.warm.program = store.File{} // what is translated now is of the other form
+	}
+	c.space.Empty(c.layout())
 }
 
 // outside reports whether no thread is in the cache or on its way there, as long as the address space is drained and no table leads there.

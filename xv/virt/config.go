@@ -31,6 +31,7 @@ type Config struct {
 	Warn       func(string)     // called with what will differ from a native run and with the first error of Trace, one call at a time; nil: not
 	CacheSize  int              // bytes of the translation cache; 0: the largest
 	HighImages bool             // images are placed above 5 * 2^40, for programs that use addresses below 2 GiB themselves
+	Returns    Returns          // what calls leave on the guest's stacks
 	StoreDir   string           // where translations are kept for later runs; "": nowhere
 	Ignored    []syscall.Signal // signals that the first process ignores
 	Limits     []Limit          // of the first process, where they aren't the caller's
@@ -38,6 +39,30 @@ type Config struct {
 
 	// OnFault is called at each fault of the guest, by several goroutines at a time; nil: not.
 	OnFault func(*trap.Context) trap.Action
+}
+
+// Returns says what calls leave on the guest's stacks.
+type Returns uint8
+
+const (
+	// TransparentReturns: the original return addresses. The guest can't tell.
+	TransparentReturns Returns = iota
+	// NativeReturns: those of the translated code, so that calls and returns take the time that they take natively. A guest that uses
+	// return addresses for more than returning fails, or does not find what it looks for: see docs/supported.md.
+	NativeReturns
+	// AutoReturns: NativeReturns until the guest shows that it reads return addresses, or may do so, and TransparentReturns from then on.
+	AutoReturns
+)
+
+// native reports whether programs begin with native returns.
+func (r Returns) native() bool { return r != TransparentReturns }
+
+// variant names the translations that programs begin with.
+func (r Returns) variant() string {
+	if r.native() {
+		return "native returns"
+	}
+	return ""
 }
 
 // PageTool is what Watch, Page and TrackDirty have started.
@@ -51,6 +76,8 @@ type Relocation struct {
 	PID  int    // a process in it, as the host sees it; 0: every one
 	Base uint64 // where the new region begins, a multiple of 4096, all of it from 0x10000000 to 0x7ffc0000; 0: a random place
 	Keep Keeping
+
+	Transparent bool // from now on calls leave original return addresses; what is kept of the translations is made again
 }
 
 // Keeping says which translations an address space takes along when it moves. The others are made again as they are needed.

@@ -136,7 +136,7 @@ func (th *thread) forgetCall(f frame) {
 		return
 	}
 	live := f.registers()
-	live.gpr[rcx], live.gpr[rsp] = regs.rip, regs.gpr[rsp]
+	live.gpr[rcx], live.gpr[rsp] = sentBy(regs.rip), regs.gpr[rsp]
 	th.ctx.setU64(abi.T, regs.rip)
 	f.setRegisters(&live, 0)
 }

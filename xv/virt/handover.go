@@ -11,6 +11,7 @@ import (
 	"slices"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -18,6 +19,7 @@ import (
 	"xvrun/xv/agent/abi"
 	"xvrun/xv/seccomp"
 	"xvrun/xv/store"
+	"xvrun/xv/translate"
 )
 
 // A guest's first process may end before its descendants: daemons, background jobs. The process that
@@ -37,6 +39,7 @@ type record struct {
 	CacheSize  int
 	StoreDir   string
 	HighImages bool
+	Returns    Returns
 	XFeatures  uint64
 	MayLack    bool
 	Started    time.Time
@@ -54,6 +57,7 @@ type record struct {
 
 type spaceRecord struct {
 	Home      abi.Home
+	Former    []formerRecord
 	Upper     bool
 	Given     uint64
 	Far       []farRecord
@@ -69,6 +73,12 @@ type spaceRecord struct {
 	Unpassed  bool
 	Program   store.File
 	Mapped    []fileRecord // files that are mapped as code
+}
+
+// formerRecord is a formerPlace. One without sites has those of the place after it.
+type formerRecord struct {
+	Lo, Hi uint64
+	Sites  []translate.Entry
 }
 
 type fileRecord struct {
@@ -114,6 +124,10 @@ type threadRecord struct {
 // business. After an error everything is as before; it is os.ErrProcessDone if no process is left.
 func (s *Session) HandOver(program string, argv []string) error {
 	<-s.ended
+	// A return address must not depend on what this supervisor knows of its cache.
+	if err := s.leaveNative(); err != nil {
+		return err
+	}
 	s.handing.Lock()
 	defer s.handing.Unlock()
 	switch {
@@ -121,6 +135,8 @@ func (s *Session) HandOver(program string, argv []string) error {
 		return os.ErrProcessDone
 	case !mayTraceStrangers():
 		return errors.New("only descendants may be traced (kernel.yama.ptrace_scope)")
+	case s.anyNative():
+		return fmt.Errorf("%w: a program has just started", errBusy)
 	case s.toolsInUse():
 		return errors.New("page tools are in use")
 	}
@@ -244,7 +260,7 @@ func (s *Session) record(files *fdList) *record {
 		}
 	}
 	r := &record{
-		CacheSize: s.cfg.CacheSize, StoreDir: s.cfg.StoreDir, HighImages: s.cfg.HighImages, XFeatures: s.xfeatures.Load(), MayLack: s.mayLack.Load(), Started: s.started, Trace: -1, NextSlot: s.nextSlot,
+		CacheSize: s.cfg.CacheSize, StoreDir: s.cfg.StoreDir, HighImages: s.cfg.HighImages, Returns: s.cfg.Returns, XFeatures: s.xfeatures.Load(), MayLack: s.mayLack.Load(), Started: s.started, Trace: -1, NextSlot: s.nextSlot,
 		Agent: files.add(s.agent.fd), Contexts: files.add(s.contexts.fd),
 		ReaperPipe: files.add(int(s.reaper.pipe.Fd())), ReaperPIDs: files.add(s.reaper.pids.fd),
 	}
@@ -312,7 +328,32 @@ func (as *addressSpace) record() spaceRecord {
 	for _, f := range as.code.warm.files {
 		r.Mapped = append(r.Mapped, fileRecord{f.lo, f.hi, f.offset, f.file})
 	}
+	r.Former = recordFormer(as.former)
 	return r
+}
+
+// recordFormer describes former places whose sites are known.
+func recordFormer(former []formerPlace) (list []formerRecord) {
+	for i, f := range former {
+		r := formerRecord{Lo: f.lo, Hi: f.hi}
+		if i+1 == len(former) || unsafe.SliceData(former[i+1].sites) != unsafe.SliceData(f.sites) {
+			r.Sites = f.sites
+		}
+		list = append(list, r)
+	}
+	return list
+}
+
+func restoreFormer(list []formerRecord) []formerPlace {
+	former := make([]formerPlace, len(list))
+	sites := []translate.Entry{}
+	for i, r := range slices.Backward(list) {
+		if r.Sites != nil {
+			sites = r.Sites
+		}
+		former[i] = formerPlace{r.Lo, r.Hi, sites}
+	}
+	return former
 }
 
 func (t *actionTable) record() (r [65][4]uint64) {
@@ -353,7 +394,7 @@ func TakeOver() (*Session, error) {
 	if err := json.NewDecoder(file).Decode(&r); err != nil {
 		return nil, fmt.Errorf("no guest to take over: %w", err)
 	}
-	s := newSession(&Config{CacheSize: r.CacheSize, StoreDir: r.StoreDir, HighImages: r.HighImages})
+	s := newSession(&Config{CacheSize: r.CacheSize, StoreDir: r.StoreDir, HighImages: r.HighImages, Returns: r.Returns})
 	s.started, s.nextSlot = r.Started, r.NextSlot
 	s.xfeatures.Store(r.XFeatures)
 	s.mayLack.Store(r.MayLack)
@@ -388,7 +429,7 @@ func (s *Session) restore(r *record) error {
 		s.cfg.Trace = os.NewFile(uintptr(fd(r.Trace)), "trace")
 	}
 	var err error
-	if s.store, err = store.Open(r.StoreDir); err != nil {
+	if s.store, err = store.Open(r.StoreDir, r.Returns.variant()); err != nil {
 		s.trace("translations are not kept: %v", err)
 	}
 	if s.agent, err = openShared(fd(r.Agent)); err != nil {
@@ -456,7 +497,7 @@ func (s *Session) restore(r *record) error {
 }
 
 func (s *Session) restoreSpace(r spaceRecord) (*addressSpace, error) {
-	code, err := s.newCodeSpace(r.Home)
+	code, err := s.newCodeSpace(r.Home, false)
 	if err != nil {
 		return nil, err
 	}
@@ -476,7 +517,7 @@ func (s *Session) restoreSpace(r spaceRecord) (*addressSpace, error) {
 	for _, f := range r.Mapped {
 		code.warm.files = append(code.warm.files, mappedFile{f.Lo, f.Hi, f.File, f.Offset})
 	}
-	as := &addressSpace{s: s, code: code, protected: map[uint64]struct{}{}, aliases: r.Aliases}
+	as := &addressSpace{s: s, code: code, former: restoreFormer(r.Former), protected: map[uint64]struct{}{}, aliases: r.Aliases}
 	if as.aliases == nil {
 		as.aliases = map[uint64][]uint64{}
 	}

@@ -3,7 +3,6 @@
 package virt
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 
@@ -67,7 +66,7 @@ func (th *thread) settle(home abi.Home) error {
 	if as.code.home == home {
 		return nil
 	}
-	code, err := th.p.s.newCodeSpace(home)
+	code, err := th.p.s.newCodeSpace(home, as.code.native)
 	if err != nil {
 		return err
 	}
@@ -117,7 +116,7 @@ func (s *Session) awayFrom(maps []loader.VMA, from abi.Home, lo, hi uint64) (to 
 	}
 	kept := s.narrow(from) // the new region may have the place of the rest
 	maps = slices.DeleteFunc(slices.Clone(maps), func(v loader.VMA) bool { return v.Start >= from.Base && v.Start < from.End() })
-	i, _ := slices.BinarySearchFunc(maps, kept.lo, func(v loader.VMA, at uint64) int { return cmp.Compare(v.Start, at) })
+	i, _ := slices.BinarySearchFunc(maps, kept.lo, compareStart)
 	if to, ok = reloc.Away(slices.Insert(maps, i, loader.VMA{Start: kept.lo, End: kept.hi}), want, lo, hi); ok {
 		return to, true
 	}

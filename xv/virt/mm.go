@@ -217,7 +217,7 @@ func (th *thread) mmap(regs *registers) {
 		th.result(regs, -int64(unix.EACCES))
 		return
 	}
-	if !th.makeWay(lo, hi, claimOf(flags)) {
+	if prot&unix.PROT_EXEC != 0 && !th.mayRead(codeFile(a)) || !th.makeWay(lo, hi, claimOf(flags)) {
 		return
 	}
 	if as.lockNew.Load() {
@@ -280,6 +280,14 @@ func (th *thread) mmap(regs *registers) {
 		return
 	}
 	th.mapped2(regs, k, r, int(prot))
+}
+
+// codeFile is the descriptor of the file that an mmap with these arguments maps, -1 if it maps none.
+func codeFile(args [6]uint64) int32 {
+	if args[3]&unix.MAP_ANONYMOUS != 0 {
+		return -1
+	}
+	return int32(args[4])
 }
 
 // claimOf is the claim that an mmap with these flags has to its address.

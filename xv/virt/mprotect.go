@@ -22,6 +22,9 @@ func (th *thread) mprotect(regs *registers) {
 		th.result(regs, -int64(unix.EACCES))
 		return
 	}
+	if prot&unix.PROT_EXEC != 0 && !th.mayRead(-1) {
+		return
+	}
 	k.args[2] = kernelProt(prot)
 	r := codeRange{lo, hi, int(prot & (unix.PROT_READ | unix.PROT_WRITE | unix.PROT_EXEC))}
 	var holes []extent

@@ -25,7 +25,8 @@ const (
 	pfPresent   = 1
 	pfWrite     = 1 << 1
 	pfFetch     = 1 << 4
-	pfUserFetch = 1<<2 | pfFetch
+	pfUser      = 1 << 2
+	pfUserFetch = pfUser | pfFetch
 )
 
 // protection is a general protection fault: SIGSEGV, by the kernel, without an address.

@@ -68,7 +68,7 @@ func (s *Session) Relocate(ctx gocontext.Context, r Relocation) (list []Relocate
 func (s *Session) relocateOne(ctx gocontext.Context, r Relocation) (Relocated, error) {
 	for start := time.Now(); ; {
 		try := time.Now()
-		done, err := s.tryRelocate(r.PID, r.choose, r.Keep)
+		done, err := s.tryRelocate(r.PID, r.choose, r)
 		if !errors.Is(err, errBusy) || errors.Is(err, unix.EPERM) && time.Since(start) > deniedLimit {
 			return done, err
 		}
@@ -90,7 +90,8 @@ const deniedLimit = 10 * time.Second
 type chooser func(maps []loader.VMA, from abi.Home) (to abi.Home, err error)
 
 // tryRelocate moves the address space of a process, if all threads can be brought to known points now. The error is errBusy if not.
-func (s *Session) tryRelocate(pid int, to chooser, keep Keeping) (done Relocated, err error) {
+// Of r only what it says of the translations matters.
+func (s *Session) tryRelocate(pid int, to chooser, r Relocation) (done Relocated, err error) {
 	s.handing.Lock() // not while the guest is handed over, or the session closed
 	defer s.handing.Unlock()
 	s.mu.Lock()
@@ -103,7 +104,7 @@ func (s *Session) tryRelocate(pid int, to chooser, keep Keeping) (done Relocated
 	s.mu.Unlock()
 	ended := make(chan struct{})
 	onOwnThread(func() {
-		m := mover{s: s, as: as, keep: keep}
+		m := mover{s: s, as: as, keep: r.Keep, transparent: r.Transparent}
 		func() {
 			defer close(ended)
 			defer s.guard(p)
@@ -128,7 +129,9 @@ type mover struct {
 	code  *codeSpace // of the new home, which may be the old one
 	pause time.Duration
 
-	keep Keeping
+	keep        Keeping
+	transparent bool // return addresses are original ones from now on
+	maps        []loader.VMA
 }
 
 // settleLimit is how long the threads may take to come to known points.
@@ -307,11 +310,11 @@ func (m *mover) goOn() error {
 // prepare maps agent and contexts at the new place, and makes cache and tables. After an error nothing has changed.
 func (m *mover) prepare(choose chooser) error {
 	from := m.as.code.home
-	maps, err := m.leader().th.maps()
-	if err != nil {
+	var err error
+	if m.maps, err = m.leader().th.maps(); err != nil {
 		return err
 	}
-	to, err := choose(maps, from)
+	to, err := m.choose(choose, from)
 	if err != nil {
 		return err
 	}
@@ -319,7 +322,7 @@ func (m *mover) prepare(choose chooser) error {
 	old := m.as.code
 	m.as.untoggle(old, 0, userLimit) // they have addresses of the home
 	switch {
-	case m.keep != KeepAll || to.CacheSize != from.CacheSize:
+	case m.leaves():
 		m.code, err = m.collect(old, to)
 	case old.users.Load() > 1:
 		m.code, err = old.copy()
@@ -422,6 +425,8 @@ func (m *mover) commit() error {
 	if err := m.each(m.rehome); err != nil {
 		return err
 	}
+	m.rewriteReturns()
+	m.as.leavePlace(old, m.leaves())
 	m.code.rebase(to)
 	m.as.code = m.code
 	m.as.unmapped.Store(false)

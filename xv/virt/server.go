@@ -320,7 +320,7 @@ func (th *thread) reply(op uint32, count int) {
 		// Translated code is entered with rcx in S.
 		th.ctx.setU64(abi.S, th.ctx.u64(abi.RAX+8*rcx))
 		if th.ctx.u64(abi.RIP) == 0 { // see zero
-			th.ctx.setU64(abi.RAX+8*rcx, th.target)
+			th.ctx.setU64(abi.RAX+8*rcx, sentBy(th.target))
 			th.ctx.setU64(abi.T, th.target)
 		}
 	}

@@ -108,7 +108,7 @@ func (s *Session) open() error {
 		return errors.New("/proc must be the proc file system of xv's own PID namespace (mount -t proc proc /proc)")
 	}
 	var err error
-	if s.store, err = store.Open(s.cfg.StoreDir); err != nil {
+	if s.store, err = store.Open(s.cfg.StoreDir, s.cfg.Returns.variant()); err != nil {
 		s.trace("translations are not kept: %v", err)
 	}
 	if s.agent, err = newShared("xv-agent", abi.AgentSize, true); err != nil {

@@ -134,6 +134,7 @@ func (th *thread) missTrap(f frame, regs registers, isCall bool) bool {
 		th.reply(abi.OpSigreturn, 0)
 		return true
 	}
+	th.alias(f, regs.rip)
 	out := regs
 	if isCall { // D takes the extra word off
 		out.gpr[rsp] -= 8
@@ -153,12 +154,29 @@ func (th *thread) tableTrap(f frame, regs registers, target uint64, mayHash bool
 		return false
 	}
 	at := regs
-	switch in.Class {
-	case x86.Ret:
+	native := th.p.as.nativeReturns()
+	switch {
+	case in.Class == x86.Ret:
 		regs.gpr[rsp] += 8 + uint64(in.Imm)&0xffff
-	case x86.CallInd: // the original return address is pushed already
+	case in.Class == x86.CallInd && native:
+		if f.reg(frTrap) == trapPF && f.reg(frCR2) == regs.gpr[rsp]-8 { // not the table, but the guest's stack
+			return false
+		}
+		regs.gpr[rsp] -= 8 // the original return address will do
+		if !th.write(regs.gpr[rsp], le64(regs.rip+uint64(in.Len))) {
+			th.raise(f, fault{info: faultInfo(int(unix.SIGSEGV), segvMAPERR, regs.gpr[rsp]), words: trapWords{trapPF, pfUser | pfWrite, regs.gpr[rsp]}}, at)
+			return true
+		}
+	case in.Class == x86.CallInd: // the original return address is pushed already
 		target -= translate.CallBias
 		regs.gpr[rsp] = f.reg(frRSP)
+	}
+	if orig, ok := th.p.as.originalReturn(target); ok {
+		th.jumpedBack()
+		if mayHash {
+			th.hash(at.rip)
+		}
+		target, mayHash = orig, false
 	}
 	if int64(target<<16)>>16 != int64(target) { // not canonical: the branch itself faults
 		th.raise(f, protection(0), at)
@@ -166,13 +184,20 @@ func (th *thread) tableTrap(f frame, regs registers, target uint64, mayHash bool
 	}
 	if _, ok := th.p.as.executable(target); ok && mayHash {
 		c := th.p.as.enter()
-		if c.slot(target, in.Class == x86.CallInd) == nil {
-			c.space.Hash(at.rip)
-		}
+		covered := c.slot(target, in.Class == x86.CallInd && !native) != nil
 		th.p.as.exit()
+		if !covered {
+			th.hash(at.rip)
+		}
 	}
 	regs.rip = target
 	return th.missTrap(f, regs, false)
+}
+
+// hash has the indirect branch at orig use the hash.
+func (th *thread) hash(orig uint64) {
+	th.p.as.enter().space.Hash(orig)
+	th.p.as.exit()
 }
 
 // returnTo lets the interrupted thread continue with the original state regs.
@@ -191,13 +216,21 @@ func (th *thread) sigreturn(f frame, regs *registers, cache uint64) {
 	th.resuming = *regs
 	live := *regs
 	if cache == 0 {
-		live.gpr[rcx] = regs.rip
+		live.gpr[rcx] = sentBy(regs.rip)
 		th.ctx.setU64(abi.T, regs.rip)
 	}
 	f.setRegisters(&live, cache)
 	f.setMask(th.ctx.u64(abi.Mask))
 	th.ctx.setU64(abi.S, regs.gpr[rcx]) // translated code is entered with rcx in S
 	th.reply(abi.OpSigreturn, 0)
+}
+
+// sentBy is what rcx is at address 0 if a thread is sent there instead of to orig, with that in gs:[T].
+func sentBy(orig uint64) uint64 {
+	if orig < translate.HashSize {
+		return 0
+	}
+	return orig
 }
 
 // callTrap continues a direct call for which the stack has room, but not for the word that the translated form

@@ -28,6 +28,7 @@ func (th *thread) rtSigreturn(regs *registers) {
 	before := th.before(regs)
 	th.setGuestMask(g.mask())
 	out := g.registers()
+	out.rip = th.p.as.original(out.rip)
 	out.rflags = out.rflags&guestFlags | 0x202
 	x, ok := th.guestXState(g.reg(frFPState))
 	if !ok {

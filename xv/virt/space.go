@@ -30,6 +30,9 @@ type addressSpace struct {
 	code   *codeSpace
 	closed bool // no process is left
 
+	former   []formerPlace // of the cache, the last one at the end; guarded by mu
+	changing atomic.Bool   // calls are about to leave original return addresses: see readsReturns
+
 	unmapped atomic.Bool // the cache is not mapped yet, see mapCache
 
 	rangesMu  sync.RWMutex
@@ -55,7 +58,7 @@ type addressSpace struct {
 }
 
 func (s *Session) newAddressSpace() (*addressSpace, error) {
-	code, err := s.newCodeSpace(s.firstHome())
+	code, err := s.newCodeSpace(s.firstHome(), s.cfg.Returns.native())
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +76,7 @@ func (as *addressSpace) fork(th *thread) *addressSpace {
 	th.releaseShared()
 	code := as.enter()
 	defer as.exit()
-	child := &addressSpace{s: as.s, code: code}
+	child := &addressSpace{s: as.s, code: code, former: slices.Clone(as.former)}
 	child.users.Store(1)
 	as.shareCode(child)
 	child.inheritMDWE(as)
@@ -139,6 +142,7 @@ func (as *addressSpace) executable(addr uint64) (codeRange, bool) {
 type codeSpace struct {
 	s        *Session
 	home     abi.Home
+	native   bool // calls leave the return addresses of translated code
 	cache    *shared
 	tables   *shared
 	farMu    sync.RWMutex
@@ -157,8 +161,8 @@ type codeSpace struct {
 // takes as long as translating 50 to 100 instructions, and not all of them are executed.
 const translateAhead = 512
 
-func (s *Session) newCodeSpace(home abi.Home) (*codeSpace, error) {
-	c := &codeSpace{s: s, home: home, volatile: newVolatileCode()}
+func (s *Session) newCodeSpace(home abi.Home, native bool) (*codeSpace, error) {
+	c := &codeSpace{s: s, home: home, native: native, volatile: newVolatileCode()}
 	c.users.Store(1)
 	var err error
 	if c.cache, err = newShared("xv-cache", int(home.CacheSize), true); err != nil {
@@ -174,9 +178,16 @@ func (s *Session) newCodeSpace(home abi.Home) (*codeSpace, error) {
 
 func (c *codeSpace) config() tcache.Config {
 	return tcache.Config{
-		Code: c.cache.view, Base: c.home.Cache(), Layout: agent.Layout, Slot: c.slot, Budget: translateAhead,
+		Code: c.cache.view, Base: c.home.Cache(), Layout: c.layout(), Slot: c.slot, Budget: translateAhead,
 		Volatile: c.volatile.contains, Word: c.volatile.word,
 	}
+}
+
+// layout is what the code of c must know.
+func (c *codeSpace) layout() translate.Layout {
+	l := agent.Layout
+	l.NativeReturns = c.native
+	return l
 }
 
 // slot is the table entry of an original address.
@@ -396,7 +407,7 @@ func (as *addressSpace) lockForOther(th *thread) {
 
 // copy makes a cache with tables of the same contents and for the same home.
 func (c *codeSpace) copy() (*codeSpace, error) {
-	next, err := c.successor(c.home)
+	next, err := c.successor(c.home, c.native)
 	if err == nil {
 		next.space = c.space.Clone(next.config())
 	}
@@ -412,13 +423,16 @@ func (c *codeSpace) rebase(home abi.Home) {
 	c.home = home
 }
 
-// successor makes an empty cache with tables, like those of c but for a home.
-func (c *codeSpace) successor(home abi.Home) (*codeSpace, error) {
-	next, err := c.s.newCodeSpace(home)
+// successor makes an empty cache with tables, like those of c but for a home and what calls leave.
+func (c *codeSpace) successor(home abi.Home, native bool) (*codeSpace, error) {
+	next, err := c.s.newCodeSpace(home, native)
 	if err != nil {
 		return nil, err
 	}
-	next.volatile, next.warm = c.volatile.clone(), c.warm.clone()
+	next.volatile = c.volatile.clone()
+	if native == c.native {
+		next.warm = c.warm.clone()
+	}
 	c.farMu.RLock()
 	defer c.farMu.RUnlock()
 	next.upper, next.given = c.upper, c.given

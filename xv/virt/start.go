@@ -299,6 +299,7 @@ func (th *thread) buildImage(maps []loader.VMA, entry *uint64, stack uint64) err
 			code = append(code, codeRange{v.Start, v.End, v.Prot})
 		}
 	}
+	th.chooseReturns()
 	plan, err := loader.Plan(maps, view.Aux, imageGap(besides(maps, as.code.home, code), p.s.cfg.HighImages))
 	if err != nil {
 		return err

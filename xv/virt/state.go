@@ -43,6 +43,10 @@ func (th *thread) original(f frame) (registers, position, error) {
 		if target < translate.HashSize { // none with a table: the branch has used the hash
 			target = th.ctx.u64(abi.T)
 		}
+		if regs.gpr[rcx] == translate.ReturnMark {
+			pos := th.returned(&regs)
+			return regs, pos, nil
+		}
 		pos := th.missed(&regs, target)
 		return regs, pos, nil
 	case home.InCache(rip):
@@ -54,6 +58,9 @@ func (th *thread) original(f frame) (registers, position, error) {
 		return regs, pos, err
 	case home.InAgent(rip):
 		return th.originalInAgent(regs, rip-home.Agent())
+	case th.p.as.leavesCode():
+		pos := th.returned(&regs)
+		return regs, pos, nil
 	}
 	return regs, atOther, fmt.Errorf("process %d: signal %d at %#x, which is no code of xv", th.p.pid, th.ctx.u32(abi.SigNo), rip)
 }
@@ -62,6 +69,11 @@ func (th *thread) original(f frame) (registers, position, error) {
 func (th *thread) missed(regs *registers, target uint64) position {
 	regs.rip = target
 	regs.gpr[rcx] = th.ctx.u64(abi.S)
+	if orig, ok := th.p.as.originalReturn(target); ok {
+		regs.rip = orig
+		th.jumpedBack()
+		return atMiss
+	}
 	if !th.lastWasCall(regs) {
 		return atMiss
 	}
@@ -85,7 +97,7 @@ func (th *thread) lastWasCall(regs *registers) bool {
 	site := binary.LittleEndian.Uint64(b[:])
 	c := th.p.as.enter()
 	defer th.p.as.exit()
-	if !c.home.InCache(site) {
+	if c.native || !c.home.InCache(site) {
 		return false
 	}
 	orig, ok := c.space.ReturnsTo(c.home.CacheOffset(site))

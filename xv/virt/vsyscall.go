@@ -39,7 +39,7 @@ func (th *thread) vsyscall(f frame, regs *registers) bool {
 	}
 	out := *regs
 	out.gpr[rsp] += 8
-	out.rip = binary.LittleEndian.Uint64(ret[:])
+	out.rip = th.p.as.original(binary.LittleEndian.Uint64(ret[:]))
 	if !th.permitsVsyscall(f, uint64(nr), out) {
 		return true
 	}

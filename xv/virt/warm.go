@@ -44,6 +44,9 @@ func (c *codeSpace) openImage(pid int) {
 
 // warmUp looks for the translations of a program.
 func (c *codeSpace) warmUp(program store.File) {
+	if c.native != c.s.cfg.Returns.native() {
+		return // those in the store are of the other form
+	}
 	c.warm.program = program
 	c.warm.image = c.s.store.Image(program)
 }

@@ -21,11 +21,19 @@ import (
 // as if it had not been looked at, a relocation takes place, and the request is handled again. What only looks for memory there,
 // or takes it away, finds none.
 
-// way is the relocation that threads of an address space wait for, because they want to map memory where the region is.
+// way is the relocation that threads of an address space wait for, because they want to map memory where the region is, or may read
+// return addresses (see mayRead).
 type way struct {
 	mu      sync.Mutex
 	working bool  // clearWay is at work
 	failed  error // why it could not do it, which stays so
+}
+
+// failure returns why no relocation is possible, nil if it may be.
+func (w *way) failure() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.failed
 }
 
 // claim says what becomes of a mapping when other memory is at its place.
@@ -59,13 +67,11 @@ func (th *thread) makeWay(lo, hi uint64, c claim) bool {
 	if _, taken := mappingIn(theirs, lo, hi); taken && c != replace || as.inTables(lo, hi) {
 		return true
 	}
-	as.way.mu.Lock()
-	failed := as.way.failed
-	as.way.mu.Unlock()
+	failed := as.way.failure()
 	_, room := th.p.s.awayFrom(maps, home, lo, hi)
 	switch {
 	case room && failed == nil && !th.p.borrows:
-		th.askForWay(lo, hi)
+		th.askForMove(func() error { return th.p.s.moveAway(th.p, as, lo, hi) })
 		return false
 	case c != replace:
 		return true
@@ -90,15 +96,15 @@ func (th *thread) spareImages(lo, hi, rip uint64) {
 	panic(gone{})
 }
 
-// askForWay puts the request back, to be handled again when xv has left [lo, hi).
-func (th *thread) askForWay(lo, hi uint64) {
+// askForMove puts the request back, to be handled again when move has moved xv.
+func (th *thread) askForMove(move func() error) {
 	w := &th.p.as.way
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	th.setAside()
 	if !w.working {
 		w.working = true
-		go th.p.s.clearWay(th.p, th.p.as, lo, hi)
+		go th.p.s.clearWay(th.p, th.p.as, move)
 	}
 }
 
@@ -108,17 +114,17 @@ func (th *thread) setAside() {
 	th.waits.Store(true)
 }
 
-// clearWay moves the region of an address space out of [lo, hi) for the threads that wait for it.
-func (s *Session) clearWay(p *process, as *addressSpace, lo, hi uint64) {
+// clearWay calls move for the threads of an address space that wait for it.
+func (s *Session) clearWay(p *process, as *addressSpace, move func() error) {
 	defer s.guard(p)
-	err := s.moveAway(p, as, lo, hi)
+	err := move()
 	w := &as.way
 	w.mu.Lock()
 	w.working = false
 	w.failed = err
 	w.mu.Unlock()
 	if err != nil {
-		s.trace("%d: moving out of %#x-%#x: %v", p.pid, lo, hi, err)
+		s.trace("%d: moving xv: %v", p.pid, err)
 	}
 	// Also those that have asked since. Others may have brought the threads to a halt meanwhile: not before these are done.
 	s.handing.Lock()
@@ -143,13 +149,19 @@ func (s *Session) moveAway(p *process, as *addressSpace, lo, hi uint64) error {
 		}
 		return to, nil
 	}
+	return s.tryUntilMoved(p, away, Relocation{}, time.Time{})
+}
+
+// tryUntilMoved is tryRelocate, again and again while threads can't be brought to known points, or until a deadline if there is one. It is no
+// error if there is nothing to be moved, or the process has ended.
+func (s *Session) tryUntilMoved(p *process, to chooser, r Relocation, deadline time.Time) error {
 	for start := time.Now(); ; {
 		try := time.Now()
-		_, err := s.tryRelocate(p.pid, away, KeepAll)
+		_, err := s.tryRelocate(p.pid, to, r)
 		switch {
 		case err == nil || errors.Is(err, errWayClear) || errors.Is(err, os.ErrProcessDone):
 			return nil
-		case !errors.Is(err, errBusy) || errors.Is(err, unix.EPERM) && time.Since(start) > deniedLimit:
+		case !errors.Is(err, errBusy) || !deadline.IsZero() && time.Now().After(deadline) || errors.Is(err, unix.EPERM) && time.Since(start) > deniedLimit:
 			return err
 		}
 		time.Sleep(time.Millisecond + time.Since(try))
