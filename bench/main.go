@@ -84,6 +84,11 @@ func bench(ctx context.Context, rounds int, gate bool, only string) error {
 			fmt.Printf("%-8s skipped: %v\n", "relocate", err)
 		}
 	}
+	if !gate && (only == "" || slices.Contains(strings.Split(only, ","), "collect")) {
+		if err := collect(ctx, dir, rounds); err != nil {
+			fmt.Printf("%-8s skipped: %v\n", "collect", err)
+		}
+	}
 	if len(exceeded) > 0 {
 		return fmt.Errorf("regression: %s", strings.Join(exceeded, "; "))
 	}

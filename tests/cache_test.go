@@ -93,3 +93,14 @@ func TestHotCode(t *testing.T) {
 		t.Errorf("%d hand-offs, with a small cache %d more in %d collections", whole.Handoffs, more, part.Collections)
 	}
 }
+
+// TestGrow runs a program that leaves little room for a while, and then has more code than the cache that fits there has room for.
+func TestGrow(t *testing.T) {
+	t.Parallel()
+	harness.NeedXvrun(t)
+	program := harness.Guest(t, "c/collected.c", harness.PIE)
+	p := harness.Hosted{Program: program, Args: []string{"grow"}, Limit: time.Minute}.Compare(t)
+	if n := p.Stats().Collections; n != 1 {
+		t.Errorf("%d collections, want one, at which the cache grows", n)
+	}
+}

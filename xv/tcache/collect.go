@@ -11,15 +11,22 @@ import (
 // use, of what was executed since a time that Age gives. A region that was there before and is still executed is worth more than a new one, of
 // which nobody knows whether it will be executed once more.
 
-// Age reports, once as the cache fills up, that a quarter of it is still free: what the guest executes from now on is in use.
-func (s *Space) Age() bool {
+// Ripe reports, once as the cache fills up, that a quarter of it is still free: time for Age.
+func (s *Space) Ripe() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.aged || s.mem.next < s.mem.hi/4*3 {
 		return false
 	}
-	s.mark, s.aged = s.mem.next, true
+	s.aged = true
 	return true
+}
+
+// Age says that what the guest executes from now on is in use.
+func (s *Space) Age() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mark = s.mem.next
 }
 
 // Kept says what Keep takes over.
@@ -54,6 +61,10 @@ func (s *Space) Keep(from *Space, k Kept) int {
 	return s.stats.Kept
 }
 
+// newestShare is what part of the limit new regions may have, beside old ones in use. To keep one takes a fifth of translating it when it is missed,
+// so that it is worth its time if one in five is executed again; of code that is executed in turn, and does not fit, none is.
+const newestShare = 4
+
 // hot lists what Keep takes over, in the order in which it lies in the cache.
 func (s *Space) hot(k Kept) (list []*region) {
 	var live []*region
@@ -73,16 +84,23 @@ func (s *Space) hot(k Kept) (list []*region) {
 	newest := slices.Clone(live[first:])
 	slices.Reverse(newest)
 	left := k.Limit
-	for _, r := range slices.Concat(live[:first], newest) {
-		if !k.Used(r.base, r.base+r.size) {
-			continue
+	take := func(regions []*region) {
+		for _, r := range regions {
+			if !k.Used(r.base, r.base+r.size) {
+				continue
+			}
+			if size[r] > left {
+				return
+			}
+			left -= size[r]
+			list = append(list, r)
 		}
-		if size[r] > left {
-			break
-		}
-		left -= size[r]
-		list = append(list, r)
 	}
+	take(live[:first])
+	if first > 0 {
+		left = min(left, k.Limit/newestShare)
+	}
+	take(newest)
 	slices.SortFunc(list, func(a, b *region) int { return cmp.Compare(a.base, b.base) })
 	return list
 }

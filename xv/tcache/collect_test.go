@@ -51,16 +51,17 @@ func TestKeepHot(t *testing.T) {
 	s := New(testConfig(im, 256<<10))
 	var err error
 	n := 0
-	for ; !s.Age(); n++ {
+	for ; !s.Ripe(); n++ {
 		if _, err = s.FillCall(im, im.funcs[n*7%len(im.funcs)]); err != nil {
 			t.Fatal(err)
 		}
 	}
+	s.Age()
 	for ; err == nil; n++ {
 		_, err = s.FillCall(im, im.funcs[n*7%len(im.funcs)])
 	}
-	if err != ErrFull || s.Age() {
-		t.Fatalf("%v, or of age twice", err)
+	if err != ErrFull || s.Ripe() {
+		t.Fatalf("%v, or ripe twice", err)
 	}
 	const limit = 96 << 10
 	used := func(lo, hi uint32) bool { // a third of what is old, all that is new

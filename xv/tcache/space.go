@@ -14,7 +14,7 @@ type Space struct {
 
 	mem  area
 	mark uint32 // where the first region lies that was translated since pieces of the cache memory were last in no use; see Age
-	aged bool   // Age has reported true
+	aged bool   // Ripe has reported true
 
 	pages   map[uint64]*page     // by address
 	last    *page                // the one that was last looked up

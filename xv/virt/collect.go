@@ -52,7 +52,7 @@ func (s *Session) makeRoom(p *process, as *addressSpace, c *codeSpace) {
 	for {
 		try := time.Now()
 		err := s.collect(p, as, c)
-		if err == nil {
+		if err == nil || errors.Is(err, errShared) {
 			break
 		}
 		s.trace("%d: collecting the translation cache: %v", p.pid, err)
@@ -66,6 +66,9 @@ func (s *Session) makeRoom(p *process, as *addressSpace, c *codeSpace) {
 		s.serveAgain(s.threadsOf(as))
 	}
 }
+
+// errShared says that other address spaces share the cache. The threads that want room ask again, and copy it first.
+var errShared = errors.New("other processes share the cache")
 
 // errCollected says that there is nothing to be collected: the address space has another cache.
 var errCollected = errors.New("the cache is another one")
@@ -92,6 +95,7 @@ func (s *Session) collect(p *process, as *addressSpace, c *codeSpace) error {
 			return errors.Join(err, other)
 		}
 	}
+	as.room.own.Store(false)
 	s.counters.collections.Add(1)
 	return nil
 }
@@ -172,19 +176,29 @@ func (m *mover) usedCode(c *codeSpace) (used func(lo, hi uint32) bool, err error
 // handler has read and changed nothing that a remote call could.
 func (th *thread) noteAge() {
 	c := th.p.as.enter()
-	ripe, home := c.space.Age(), c.home
+	ripe, home := c.space.Ripe(), c.home
 	th.p.as.exit()
-	if ripe {
-		th.remote(call{unix.SYS_MADVISE, [6]uint64{home.Cache(), home.CacheSize, unix.MADV_DONTNEED}})
+	if !ripe {
+		return
 	}
+	if r := th.remote(call{unix.SYS_MADVISE, [6]uint64{home.Cache(), home.CacheSize, unix.MADV_DONTNEED}})[0]; r < 0 {
+		th.p.s.trace("%d: what is hot will not be known: %v", th.tid, unix.Errno(-r)) // it is locked, say
+		return
+	}
+	c.space.Age()
 }
 
-// tryEmpty empties a cache where it is, if all threads can be brought out of it now. The error is errBusy if not.
+// tryEmpty empties a cache where it is, if all threads can be brought out of it now. The error is errBusy if not, errShared if the address
+// space needs one of its own first.
 func (s *Session) tryEmpty(as *addressSpace, c *codeSpace) error {
 	s.handing.Lock()
 	defer s.handing.Unlock()
 	if s.closed.Load() {
 		return nil
+	}
+	if c.users.Load() > 1 {
+		as.room.own.Store(true)
+		return errShared
 	}
 	as.moving.Store(true)
 	defer func() {
@@ -211,11 +225,9 @@ func (s *Session) tryEmpty(as *addressSpace, c *codeSpace) error {
 	switch {
 	case as.closed || as.code != c:
 		return nil
-	case c.users.Load() > 1:
-		as.room.own.Store(true)
-		return fmt.Errorf("%w: other processes share the cache", errBusy)
+	case c.users.Load() > 1: // a process was just made
+		return errBusy
 	}
-	as.room.own.Store(false)
 	as.giveUp(c)
 	return nil
 }

@@ -17,13 +17,14 @@ import (
 func (th *thread) kick() {
 	sig := kickSignal
 	blocked := th.guestMask()&bit(int(kickSignal)) != 0
-	if th.kicking.Swap(true) && (!blocked || time.Since(th.kicked) < kickPatience) {
+	now := time.Since(th.p.s.started)
+	if th.kicking.Swap(true) && (!blocked || now-time.Duration(th.kicked.Load()) < kickPatience) {
 		return // it is on its way
 	}
 	if blocked {
 		sig = unix.SIGTRAP
 	}
-	th.kicked = time.Now()
+	th.kicked.Store(int64(now))
 	var si siginfo
 	code := int32(kickCode)
 	binary.LittleEndian.PutUint32(si[0:], uint32(sig))

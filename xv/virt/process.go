@@ -44,19 +44,19 @@ type thread struct {
 	server *server // that answers the request
 
 	alt      signalStack
-	resuming registers   // what the agent was last told to continue with, rip original
-	parked   atomic.Bool // its handler waits, holding the original state and nothing of the cache
-	away     atomic.Bool // in a system call that the supervisor passed on
-	cloning  atomic.Bool // of the clone family
-	forking  atomic.Bool // making a process with a copy of the memory, in which the translation cache must be the one that it is given
-	busy     atomic.Bool // a server is at work on its request
-	waits    atomic.Bool // with its request, see drain
-	zeroed   atomic.Bool // it was last sent to address 0, see drain
-	target   uint64      // of the jump that it then seems to have made
-	kicked   time.Time   // when kick was last called; it belongs to who holds Session.handing
-	kicking  atomic.Bool // a kick is on its way
-	absent   uint64      // page of code that is not there, see hasPages
-	weight   int         // samples that the fuel it was last given stands for; 0: one
+	resuming registers    // what the agent was last told to continue with, rip original
+	parked   atomic.Bool  // its handler waits, holding the original state and nothing of the cache
+	away     atomic.Bool  // in a system call that the supervisor passed on
+	cloning  atomic.Bool  // of the clone family
+	forking  atomic.Bool  // making a process with a copy of the memory, in which the translation cache must be the one that it is given
+	busy     atomic.Bool  // a server is at work on its request
+	waits    atomic.Bool  // with its request, see drain
+	zeroed   atomic.Bool  // it was last sent to address 0, see drain
+	target   uint64       // of the jump that it then seems to have made
+	kicked   atomic.Int64 // when kick last sent a signal, in nanoseconds since the session began
+	kicking  atomic.Bool  // a kick is on its way
+	absent   uint64       // page of code that is not there, see hasPages
+	weight   int          // samples that the fuel it was last given stands for; 0: one
 
 	wantsRoom atomic.Bool // the cache was full when it last asked
 

@@ -5,7 +5,7 @@
 #include <stdatomic.h>
 #include <sys/time.h>
 
-enum { HOT = 300 };
+enum { HOT = 300, WORK = 20 };
 
 static unsigned char *code;
 static int size = 128, functions = 12000; // bytes of one, and how many there are
@@ -13,12 +13,17 @@ static int size = 128, functions = 12000; // bytes of one, and how many there ar
 // make writes function i, which is not much like the others.
 static void make(int i)
 {
-	unsigned char *p = code + (long)i * size, *end = p + size - 8;
+	unsigned char *p = code + (long)i * size, *end = p + size - 16;
 	*p++ = 0x89, *p++ = 0xf8; // mov eax,edi
-	for (unsigned v = i * 2654435761u; p + 5 < end; v = v * 69069 + 1) {
+	unsigned v = i * 2654435761u;
+	for (int n = 0; n < WORK; n++, v = v * 69069 + 1) {
 		*p++ = v & 0x10000 ? 0x05 : 0x35; // add eax,v or xor eax,v
 		memcpy(p, &v, 4);
 		p += 4;
+	}
+	for (; p < end; p += 10) {
+		p[0] = 0x49, p[1] = 0xba; // mov r10,i
+		memcpy(p + 2, &(long){i}, 8);
 	}
 	*p = 0xc3; // ret
 }
@@ -26,9 +31,8 @@ static void make(int i)
 // value is what function i returns.
 static int value(int i, int x)
 {
-	unsigned n = x;
-	int left = size - 8 - 2;
-	for (unsigned v = i * 2654435761u; left > 5; v = v * 69069 + 1, left -= 5)
+	unsigned n = x, v = i * 2654435761u;
+	for (int k = 0; k < WORK; k++, v = v * 69069 + 1)
 		n = v & 0x10000 ? n + v : n ^ v;
 	return (int)n;
 }
@@ -88,17 +92,39 @@ static void ended(pid_t pid)
 int main(int argc, char **argv)
 {
 	const char *mode = argc > 1 ? argv[1] : "all";
-	if (!strcmp(mode, "endless"))
+	if (strcmp(mode, "endless") == 0)
 		size = 1024, functions = 1000; // which fill a cache faster
+	if (strcmp(mode, "grow") == 0)
+		size = 2040, functions = 9000;
 	code = map((long)functions * size, PROT_READ | PROT_WRITE);
 	for (int i = 0; i < functions; i++)
 		make(i);
 	CHECK(mprotect(code, (long)functions * size, PROT_READ | PROT_EXEC) == 0);
-	if (!strcmp(mode, "hot")) {
+	if (strcmp(mode, "hot") == 0) {
 		work(0, functions);
 		DONE();
 	}
-	if (!strcmp(mode, "endless")) { // some work for each byte of standard input
+	if (strcmp(mode, "grow") == 0) { // from the little room that there is for a while
+		const long most = 0x7ffc0000 - 0x21000000;
+		unsigned char *p = (unsigned char *)0x21000000;
+		CHECK(mmap(p, most, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == p);
+		CHECK(munmap(p, most) == 0);
+		for (int i = 0; i < functions; i++)
+			check(i, i);
+		for (int i = 0; i < functions; i++)
+			check(i, i);
+		DONE();
+	}
+	if (strcmp(mode, "fault") == 0) { // in another thread than the work
+		pthread_t thread;
+		CHECK(pthread_create(&thread, NULL, worker, (void *)0L) == 0);
+		int v = 0;
+		asm volatile("mov (%1),%0" : "=a"(v) : "r"(0L)); // the host gives it a value
+		CHECK(v == 4711);
+		CHECK(pthread_join(thread, NULL) == 0);
+		DONE();
+	}
+	if (strcmp(mode, "endless") == 0) { // some work for each byte of standard input
 		char c;
 		while (read(0, &c, 1) > 0) {
 			for (int i = 0; i < functions; i++)
@@ -117,6 +143,17 @@ int main(int argc, char **argv)
 		_exit(failures ? 1 : 5);
 	}
 	work(5000, 1000);
+	ended(pid);
+
+	// While the parent waits in vfork, and another process shares the cache.
+	if ((pid = fork()) == 0) {
+		if ((pid = vfork()) == 0) {
+			work(9000, 1500);
+			_exit(failures ? 1 : 5);
+		}
+		ended(pid);
+		_exit(failures ? 1 : 5);
+	}
 	ended(pid);
 
 	// While the parent waits in vfork.
