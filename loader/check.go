@@ -3,7 +3,6 @@
 package loader
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -19,14 +18,7 @@ const (
 // Tables are the addresses that xv takes for itself; a non-PIE cannot have them. The first holds a quarter of the lookup table
 // of jumps, the second a quarter of that of calls. The other parts are for code above 256 MiB and are taken only where nothing
 // else is.
-var Tables = [2][2]uint64{{RegionHigh, 0xfffc_0000}, {0x2_7ffc_0000, 0x2_fffc_0000}}
-
-// The region of xv with the agent and the cache takes at least RegionSize bytes from RegionLow to RegionHigh, wherever they are free.
-const (
-	RegionLow  = 0x1000_0000
-	RegionHigh = 0x7ffc_0000
-	RegionSize = 0x1100_0000
-)
+var Tables = [2][2]uint64{{0x7ffc_0000, 0xfffc_0000}, {0x2_7ffc_0000, 0x2_fffc_0000}}
 
 // fixedBelow separates images that the kernel placed from those that are linked to their address: it
 // places none lower (the mapping base of mmap's bottom-up layout, arch/x86/mm/mmap.c).
@@ -89,9 +81,6 @@ func fitsNear(path string, img *image) error {
 				return outside(path, max(seg.low, t[0]))
 			}
 		}
-		if !img.leavesRegion() {
-			return crowded(path, img)
-		}
 	case img.typ == Dyn && img.high-img.low > zone:
 		e := refuse(path, 0, "its segments span %d MiB, more than the near zone's %d MiB", (img.high-img.low)>>20, zone>>20)
 		e.Field = "p_memsz"
@@ -114,28 +103,4 @@ func (img *image) segmentIn(lo, hi uint64) (seg segment, ok bool) {
 		return seg, false
 	}
 	return img.segments[i], true
-}
-
-// leavesRegion reports whether there is room for xv's region between the segments.
-func (img *image) leavesRegion() bool {
-	for at := uint64(RegionLow); at+RegionSize <= RegionHigh; {
-		seg, ok := img.segmentIn(at, at+RegionSize)
-		if !ok {
-			return true
-		}
-		at = seg.high
-	}
-	return false
-}
-
-// crowded is the error about an image that leaves no room for xv's region. It names the segment that takes most of it.
-func crowded(path string, img *image) error {
-	within := func(s segment) uint64 {
-		return max(min(s.high, RegionHigh), RegionLow) - max(min(s.low, RegionHigh), RegionLow)
-	}
-	seg := slices.MaxFunc(img.segments, func(a, b segment) int { return cmp.Compare(within(a), within(b)) })
-	e := refuse(path, 0, "non-PIE whose segment at %#x-%#x leaves no %d MiB free from %#x to %#x, which xv needs", seg.low, seg.high,
-		RegionSize>>20, uint64(RegionLow), uint64(RegionHigh))
-	e.Field = "p_memsz"
-	return e
 }

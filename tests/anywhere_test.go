@@ -17,9 +17,17 @@ import (
 )
 
 // TestSignalAnywhere steps a guest by ptrace and sends it a signal at every instruction of its
-// translation and of the agent. The guest checks the states that its handler sees.
+// translation and of the agent, wherever these are. The guest checks the states that its handler sees.
 func TestSignalAnywhere(t *testing.T) {
 	harness.NeedXvrun(t)
+	t.Run("low", func(t *testing.T) { signalAnywhere(t) })
+	t.Run("far", func(t *testing.T) {
+		harness.NeedSoak(t)
+		signalAnywhere(t, "-far-region")
+	})
+}
+
+func signalAnywhere(t *testing.T, flags ...string) {
 	t.Parallel()
 	visits, parts := 1, 1
 	if *harness.Soak {
@@ -27,7 +35,7 @@ func TestSignalAnywhere(t *testing.T) {
 	}
 	path := harness.Guest(t, "c/anywhere.c", harness.PIE)
 	mode := []string{"near", "traced"}[parts-1]
-	r := harness.Start(t, harness.Command(t, path, mode))
+	r := harness.Start(t, harness.CommandWith(t, flags, path, mode))
 	r.WaitOutput("ready", time.Minute)
 	guests := r.Guests()
 	if len(guests) != 1 {
@@ -104,7 +112,7 @@ func (s *stepper) trace() error {
 		case stepTrap:
 			if s.parts == 0 {
 				free = true
-			} else if !free && s.visits[regs.Rip] < s.most && (regs.Rip == 0 || regs.Rip >= regionStart && regs.Rip < regionEnd) {
+			} else if !free && s.visits[regs.Rip] < s.most && (regs.Rip == 0 || mayBeRegion(regs.Rip)) {
 				s.visits[regs.Rip]++
 				s.signals++
 				last = s.steps

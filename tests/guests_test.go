@@ -137,6 +137,7 @@ var guests = []guest{
 	{src: "c/linked.c", kinds: fixed, flags: []string{"-Wl,-Ttext-segment=0x70000000"}},
 	{src: "c/linked.c", kinds: fixed, flags: []string{"-DBSS=0x5c000000"}},
 	{src: "c/linked.c", kinds: fixed, flags: []string{"-DBSS=0x6e800000"}},
+	{src: "c/linked.c", kinds: fixed, flags: []string{"-DBSS=0x7f000000"}},
 	{src: "c/pokes.c", kinds: glibc},
 	{src: "c/uring.c", kinds: glibc},
 	{src: "c/uffd.c", kinds: glibc, flags: []string{"-lm"}, runs: []run{{name: "call"}, {name: "user", args: []string{"user"}}, {name: "device", args: []string{"device"}}}},

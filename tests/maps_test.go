@@ -8,13 +8,14 @@ import (
 
 	"xvrun/tests/harness"
 	"xvrun/tests/need"
+	"xvrun/xv/reloc"
 )
 
-// The virtualization region: the only place where a guest has executable pages.
-const (
-	regionStart = 0x40000000
-	regionEnd   = 0x80000000
-)
+// mayBeRegion reports whether the virtualization region, the only place where a guest has executable pages, may begin or go on at an address: it
+// is where a program begins that leaves the place free, or one that runs with -far-region.
+func mayBeRegion(addr uint64) bool {
+	return addr >= 0x40000000 && addr < 0x80000000 || addr >= reloc.Far.Lo && addr < reloc.Far.Hi
+}
 
 // TestNoOriginalCode samples the memory maps of guests while they run, and
 // finds no executable page outside the virtualization region and the kernel's
@@ -101,7 +102,7 @@ func (s *sampler) sample(pid int) error {
 	img := image{pid, before.StartTime, before.StackStart}
 	var bad []string
 	for _, m := range maps {
-		inside := m.Start >= regionStart && m.End <= regionEnd
+		inside := mayBeRegion(m.Start) && mayBeRegion(m.End-1)
 		if strings.Contains(m.Perms, "x") && !inside && m.Name != "[vsyscall]" {
 			bad = append(bad, fmt.Sprintf("%x-%x %s %s", m.Start, m.End, m.Perms, m.Name))
 		}

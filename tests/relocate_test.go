@@ -16,7 +16,7 @@ import (
 	"xvrun/xv"
 )
 
-// TestRelocate runs guests while all that xv has in them moves to a random place ten times a second, fifty with -soak, with
+// TestRelocate runs guests while all that xv has in them moves to a random place, low or far, ten times a second, fifty with -soak, with
 // all translations, with those in use, and without any: they must do what they do natively.
 func TestRelocate(t *testing.T) {
 	harness.NeedXvrun(t)
@@ -27,7 +27,8 @@ func TestRelocate(t *testing.T) {
 	for _, c := range []struct {
 		src  string
 		args []string
-		long bool // it works until its input ends
+		long bool     // it works until its input ends
+		opts []string // of the compiler
 	}{
 		{src: "c/signals.c"},
 		{src: "c/sigqueue.c"},
@@ -41,13 +42,16 @@ func TestRelocate(t *testing.T) {
 		{src: "c/jit.c"},
 		{src: "c/code.c"},
 		{src: "c/apart.c"},
+		{src: "c/trampoline.c", opts: []string{"-Wl,-z,execstack"}},
+		{src: "c/toggle.c", opts: []string{"-lpthread"}},
+		{src: "c/writers.c"},
 		{src: "c/storm.c", args: []string{"2000"}},
 		{src: "go/runtime.go"},
 		{src: "c/moved.c", long: true},
 	} {
 		t.Run(stem(c.src), func(t *testing.T) {
 			t.Parallel()
-			program := harness.Guest(t, c.src, harness.PIE)
+			program := harness.Guest(t, c.src, harness.PIE, c.opts...)
 			var stop func() int
 			harness.Hosted{Program: program, Args: c.args, Limit: 2 * time.Minute, Prepare: func(cmd *xv.Cmd) {
 				if c.long {
@@ -92,7 +96,7 @@ func TestRelocateManyTimes(t *testing.T) {
 		if i == 1000 {
 			before = usedBy(t, pid)
 		}
-		if _, err := cmd.Process.Relocate(t.Context(), xv.Relocation{PID: pid, Keep: xv.Keeping(i % 3)}); err != nil {
+		if _, err := cmd.Process.Relocate(t.Context(), xv.Relocation{PID: pid, Keep: xv.Keeping(i % 3), Far: i%4 < 2}); err != nil {
 			t.Fatalf("move %d: %v", i, err)
 		}
 		if i%10_000 == 9999 {

@@ -33,6 +33,10 @@ type Options struct {
 	// take memory at low addresses without asking (MAP_FIXED). They run slower so, and their translations are not kept.
 	HighImages bool
 
+	// FarRegion has xv's own code and data placed far above 4 GiB instead of below 2 GiB. That is where they go anyway if the
+	// program leaves no room; Process.Relocate can move them too.
+	FarRegion bool
+
 	// Returns says what the program's calls leave on its stacks.
 	Returns Returns
 }
@@ -237,7 +241,7 @@ func (c *Cmd) Start() error {
 	c.begun = make(chan struct{})
 	s, err := start(&virt.Config{
 		Path: c.Path, Argv: argv, Env: c.Environ(), Dir: c.Dir, Files: files,
-		Trace: c.Trace, Warn: c.OnWarning, CacheSize: c.Options.CacheSize, StoreDir: c.Options.StoreDir, HighImages: c.Options.HighImages, Returns: virt.Returns(c.Options.Returns),
+		Trace: c.Trace, Warn: c.OnWarning, CacheSize: c.Options.CacheSize, StoreDir: c.Options.StoreDir, HighImages: c.Options.HighImages, FarRegion: c.Options.FarRegion, Returns: virt.Returns(c.Options.Returns),
 		Ignored: c.Ignore, Limits: c.Limits, Setpgid: c.Setpgid,
 		OnFault: c.faultHandler(),
 	})

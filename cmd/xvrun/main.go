@@ -47,6 +47,9 @@ flags:
              what calls leave on the stacks: the program's own return addresses
              (default), those of the translated code, which is faster, or those
              until the program reads return addresses
+  -far-region
+             place xv's own code and data far above 4 GiB, instead of only where
+             the program leaves no room for them below 2 GiB
   -o FILE    write the trace, the faults and the counters to FILE instead
   -version   print the version
   -h         print this text
@@ -69,7 +72,7 @@ program and all that it started die.
 
 // options are what the command line asks for.
 type options struct {
-	verbose, stats, trapPrint, highImages, version, help bool
+	verbose, stats, trapPrint, highImages, farRegion, version, help bool
 
 	output, store string
 	returns       xv.Returns
@@ -88,6 +91,7 @@ func parse(args []string) (*options, error) {
 	f.DurationVar(&o.relocateEvery, "relocate-every", 0, "")
 	f.BoolVar(&o.highImages, "high-images", false, "")
 	f.TextVar(&o.returns, "returns", xv.TransparentReturns, "")
+	f.BoolVar(&o.farRegion, "far-region", false, "")
 	f.BoolVar(&o.version, "version", false, "")
 	f.StringVar(&o.output, "o", "", "")
 	f.StringVar(&o.store, "store", defaultStore(), "")
@@ -172,7 +176,7 @@ func run(args []string) (end outcome) {
 		cmd.Err = nil // execvp honours a "." in PATH
 	}
 	inherited.pass(cmd)
-	cmd.Options.StoreDir, cmd.Options.HighImages, cmd.Options.Returns = o.store, o.highImages, o.returns
+	cmd.Options.StoreDir, cmd.Options.HighImages, cmd.Options.FarRegion, cmd.Options.Returns = o.store, o.highImages, o.farRegion, o.returns
 	cmd.OnWarning = warn
 	if o.verbose {
 		cmd.Trace = report.File // what outlives the program goes on with it

@@ -29,7 +29,7 @@ type Case struct {
 // Compare runs c natively and under xvrun and reports every difference.
 func Compare(t *testing.T, c Case) {
 	t.Helper()
-	argv := command(t, c.Flags, c.Argv...)
+	argv := CommandWith(t, c.Flags, c.Argv...)
 	p := newPlace(t)
 
 	native := runIn(p, c.Spec, c.Argv)

@@ -126,11 +126,11 @@ func Xvrun(t testing.TB) string {
 // in the native mode. All runs of a test process share one store of translations.
 func Command(t testing.TB, path string, args ...string) []string {
 	t.Helper()
-	return command(t, nil, append([]string{path}, args...)...)
+	return CommandWith(t, nil, append([]string{path}, args...)...)
 }
 
-// command is Command with more flags for xvrun.
-func command(t testing.TB, flags []string, argv ...string) []string {
+// CommandWith is Command with more flags for xvrun.
+func CommandWith(t testing.TB, flags []string, argv ...string) []string {
 	t.Helper()
 	if Native {
 		return argv

@@ -153,7 +153,7 @@ func Run(t testing.TB, spec Spec) Result {
 // RunXV runs spec under xvrun in a scratch directory.
 func RunXV(t testing.TB, spec Spec) Result {
 	t.Helper()
-	return runIn(newPlace(t), spec, command(t, spec.Flags, spec.Argv...))
+	return runIn(newPlace(t), spec, CommandWith(t, spec.Flags, spec.Argv...))
 }
 
 // RunArgv runs argv as it is, with everything else from spec.

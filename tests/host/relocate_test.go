@@ -3,6 +3,7 @@
 package host
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"xvrun/tests/need"
 	"xvrun/xv"
 	"xvrun/xv/agent/abi"
+	"xvrun/xv/reloc"
 )
 
 func TestRelocateProgram(t *testing.T) {
@@ -81,7 +83,7 @@ func TestRelocateLeavesNothing(t *testing.T) {
 		}
 		return list[0]
 	}
-	for i, base := range []uint64{0x1000_0000, 0x2400_0000, 0x1000_0000} {
+	for i, base := range []uint64{0x1000_0000, 0x3f12_5000_0000, 0x2400_0000, 0x1000_0000, 0x7000_0000_0000} {
 		before := search(t, pid, base) // numbers of the guest's own
 		move(base)
 		io.WriteString(in, "go\n")
@@ -228,6 +230,89 @@ func region(t *testing.T, pid int) (start, cache uint64) {
 	return start, cache
 }
 
+// TestRelocateToLookups has a guest place code whose lookup would be where xv is: xv leaves before. And xv doesn't move to where code is looked up
+// that there is.
+func TestRelocateToLookups(t *testing.T) {
+	t.Parallel()
+	cmd, _ := guest(t, "c/elsewhere.c")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdout = nil
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(stdout)
+	answer := func(want string) {
+		t.Helper()
+		if line, err := lines.ReadString('\n'); line != want+"\n" {
+			t.Fatalf("%q, %v, want %q", line, err, want)
+		}
+	}
+	answer("ready")
+	move := func(base uint64) error {
+		_, err := cmd.Process.Relocate(t.Context(), xv.Relocation{PID: cmd.Process.Pid, Base: base})
+		return err
+	}
+	const calls = 1 << 30 // how much further on calls look for code
+	for i, c := range []struct {
+		how      string
+		base, at uint64
+	}{
+		{"mmap", 0x3f12_5000_0000, 0},
+		{"mmap", 0x3e12_5000_0000, calls},
+		{"mprotect", 0x3d12_5000_0000, 0},
+		{"mprotect", 0x4d12_5000_0000, calls}, // above abi.FarEnd
+		{"mremap", 0x4e12_5000_0000, 0},
+	} {
+		if err := move(c.base); err != nil {
+			t.Fatal(err)
+		}
+		code := (c.base+0x1800_0000-abi.Table)/abi.EntrySize&^0xfff - c.at
+		fmt.Fprintf(in, "%s %x\n", c.how, code)
+		answer("4200")
+		if now, _ := region(t, cmd.Process.Pid); now == c.base {
+			t.Errorf("%d: the region is still at %#x", i, now)
+		}
+		if err := move(c.base); err == nil || !strings.Contains(err.Error(), "looked up there") {
+			t.Errorf("%d: moved to where code is looked up: %v", i, err)
+		}
+	}
+	in.Close()
+	answer("ok")
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRelocateFar looks where regions are that are to be far.
+func TestRelocateFar(t *testing.T) {
+	t.Parallel()
+	cmd, _ := guest(t, "c/paged.c")
+	cmd.Path, cmd.Args = need.Tool(t, "sleep"), []string{"sleep", "60"}
+	cmd.Options.FarRegion = true
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(50 * time.Millisecond)
+	for _, r := range []xv.Relocation{{}, {Base: 0x2000_0000}, {}, {Far: true}} {
+		list, err := cmd.Process.Relocate(t.Context(), r)
+		if err != nil || len(list) != 1 || list[0].From == list[0].To {
+			t.Fatalf("%+v, %v", list, err)
+		}
+		if to := list[0].To; to != r.Base && (to < reloc.Far.Lo || to >= reloc.Far.Hi) {
+			t.Errorf("%+v: moved to %#x", r, to)
+		}
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+}
+
 func TestRelocateErrors(t *testing.T) {
 	t.Parallel()
 	cmd, _ := guest(t, "c/paged.c")
@@ -244,7 +329,10 @@ func TestRelocateErrors(t *testing.T) {
 		{0x2000_0001, "no place for a region"},
 		{0x1000, "no place for a region"},
 		{0x7fff_0000, "no place for a region"},
-		{1 << 40, "no place for a region"},
+		{0x4_0000_0000, "no place for a region"},
+		{0x7fff_f000_0000, "no place for a region"},
+		{1 << 47, "no place for a region"},
+		{^uint64(0xfff), "no place for a region"},
 		{0x4000_1000, "has memory at"}, // where it is
 	} {
 		_, err := cmd.Process.Relocate(t.Context(), xv.Relocation{PID: pid, Base: c.base})

@@ -135,7 +135,7 @@ func TestAnywhere(t *testing.T) {
 
 // TestLayout checks the distances that translated code rests on.
 func TestLayout(t *testing.T) {
-	for _, home := range []abi.Home{abi.First, {Base: 0x3f12_5000_0000, CacheSize: abi.MinCache}} {
+	for _, home := range []abi.Home{abi.First, {Base: 0x3f12_5000_0000, CacheSize: 16 << 20}} {
 		for name, c := range map[string]struct {
 			off  uint32
 			want uint64

@@ -55,10 +55,21 @@ func (m Move) Words(mem []byte, f func(off int)) {
 	}
 }
 
-// Choose returns a home like from in free memory, each possible place with the same probability; ok is false if there is none.
+// Zone is a part of the address space in which a region is placed.
+type Zone struct{ Lo, Hi uint64 }
+
+// Low and Far are where homes are, unless a place is given. Far is the lowest part of where code that may exist has no
+// lookup tables, up to where position-independent programs begin: the kernel places nothing there on its own, except
+// for programs without a limit of the stack that have more than 20 TiB of memory.
+var (
+	Low = Zone{abi.NearFirst, abi.LowEnd}
+	Far = Zone{abi.Table + abi.EntrySize*abi.FarEnd, 0x5500_0000_0000}
+)
+
+// Choose returns a home like from in free memory of a zone, each possible place with the same probability; ok is false if there is none.
 // used are the mappings of the process in ascending order.
-func Choose(used []loader.VMA, from abi.Home) (home abi.Home, ok bool) {
-	gaps := gapsFor(from.End()-from.Base, used)
+func Choose(used []loader.VMA, from abi.Home, z Zone) (home abi.Home, ok bool) {
+	gaps := z.gapsFor(from.End()-from.Base, used)
 	total := uint64(0)
 	for _, g := range gaps {
 		total += g.places
@@ -77,14 +88,14 @@ func Choose(used []loader.VMA, from abi.Home) (home abi.Home, ok bool) {
 	return from, true
 }
 
-// Away returns a home like from in free memory that has nothing of [lo, hi) and is as far from that as possible. The cache is smaller
+// Away returns a home like from in free memory of a zone that has nothing of [lo, hi) and is as far from that as possible. The cache is smaller
 // where there is no room for that of from, but has at least abi.MinCache bytes. ok is false if there is no place. used are the
 // mappings of the process in ascending order.
-func Away(used []loader.VMA, from abi.Home, lo, hi uint64) (home abi.Home, ok bool) {
+func Away(used []loader.VMA, from abi.Home, z Zone, lo, hi uint64) (home abi.Home, ok bool) {
 	for home = from; ; home.CacheSize = max(home.CacheSize/2&^(abi.PageSize-1), abi.MinCache) {
 		size := home.End() - home.Base
 		farthest := uint64(0)
-		for _, g := range gapsFor(size, used) {
+		for _, g := range z.gapsFor(size, used) {
 			if g.lo+size <= lo && (!ok || lo-(g.lo+size) >= farthest) {
 				home.Base, farthest, ok = g.lo, lo-(g.lo+size), true
 			}
@@ -98,11 +109,11 @@ func Away(used []loader.VMA, from abi.Home, lo, hi uint64) (home abi.Home, ok bo
 	}
 }
 
-// gapsFor lists the free memory in which size bytes of a region have room.
-func gapsFor(size uint64, used []loader.VMA) (gaps []gap) {
-	at := uint64(abi.NearFirst)
+// gapsFor lists the free memory of a zone in which size bytes of a region have room.
+func (z Zone) gapsFor(size uint64, used []loader.VMA) (gaps []gap) {
+	at := z.Lo
 	add := func(end uint64) {
-		end = min(end, abi.HomeEnd)
+		end = min(end, z.Hi)
 		if end > at && end-at >= size {
 			gaps = append(gaps, gap{at, (end-at-size)/abi.PageSize + 1})
 		}
@@ -111,7 +122,7 @@ func gapsFor(size uint64, used []loader.VMA) (gaps []gap) {
 		add(v.Start)
 		at = max(at, v.End)
 	}
-	add(abi.HomeEnd)
+	add(z.Hi)
 	return gaps
 }
 

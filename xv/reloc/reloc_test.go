@@ -82,25 +82,29 @@ func TestWords(t *testing.T) {
 	}
 }
 
+// zones are those of homes that are far, and of others.
+var zones = map[bool]Zone{false: Low, true: Far}
+
 func TestChoose(t *testing.T) {
 	small := abi.Home{Base: 0x4000_0000, CacheSize: 0x10_0000}
 	size := small.End() - small.Base
-	free := uint64(abi.HomeEnd) - abi.NearFirst
+	free := uint64(abi.LowEnd) - abi.NearFirst
 	for _, c := range []struct {
 		name   string
 		used   []loader.VMA
 		lo, hi uint64 // bounds of Base
 		ok     bool
 	}{
-		{"empty", nil, abi.NearFirst, abi.HomeEnd - size, true},
-		{"one place", []loader.VMA{{Start: abi.NearFirst + size, End: abi.HomeEnd}}, abi.NearFirst, abi.NearFirst, true},
-		{"two places", []loader.VMA{{Start: 0, End: abi.HomeEnd - size - 0x1000}}, abi.HomeEnd - size - 0x1000, abi.HomeEnd - size, true},
-		{"none", []loader.VMA{{Start: abi.NearFirst + size - 0x1000, End: abi.HomeEnd - size + 0x1000}}, 0, 0, false},
+		{"far", []loader.VMA{{Start: abi.NearFirst, End: abi.LowEnd}, {Start: Far.Lo + 0x1234_5000, End: Far.Hi}}, Far.Lo, Far.Lo + 0x1234_5000 - size, true},
+		{"empty", nil, abi.NearFirst, abi.LowEnd - size, true},
+		{"one place", []loader.VMA{{Start: abi.NearFirst + size, End: abi.LowEnd}}, abi.NearFirst, abi.NearFirst, true},
+		{"two places", []loader.VMA{{Start: 0, End: abi.LowEnd - size - 0x1000}}, abi.LowEnd - size - 0x1000, abi.LowEnd - size, true},
+		{"none", []loader.VMA{{Start: abi.NearFirst + size - 0x1000, End: abi.LowEnd - size + 0x1000}}, 0, 0, false},
 		{"overlap", []loader.VMA{{Start: 0, End: abi.NearFirst + 0x1000}, {Start: abi.NearFirst + free/2, End: 1 << 40}}, abi.NearFirst + 0x1000, abi.NearFirst + free/2 - size, true},
 	} {
 		seen := map[uint64]bool{}
 		for range 200 {
-			home, ok := Choose(c.used, small)
+			home, ok := Choose(c.used, small, zones[c.lo >= Far.Lo])
 			if ok != c.ok {
 				t.Fatalf("%s: %v", c.name, ok)
 			}
@@ -125,6 +129,7 @@ func TestChoose(t *testing.T) {
 
 func TestAway(t *testing.T) {
 	full := abi.Home{Base: 0x4000_0000, CacheSize: abi.MaxCache}
+	size := full.End() - full.Base
 	half := abi.Home{CacheSize: abi.MaxCache / 2}.End()
 	least := abi.Home{CacheSize: abi.MinCache}.End()
 	own := loader.VMA{Start: full.Base, End: full.End()}
@@ -132,28 +137,31 @@ func TestAway(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		used   []loader.VMA
+		zone   Zone
 		lo, hi uint64
 		base   uint64
 		cache  uint64 // 0: there is no place
 	}{
-		{"highest", nil, 0, 0, abi.HomeEnd - 0x2000_0000, abi.MaxCache},
-		{"below", []loader.VMA{own}, 0x4800_0000, 0x4900_0000, abi.NearFirst, abi.MaxCache},
-		{"above", []loader.VMA{mapped(abi.NearFirst, 0x3000_0000)}, 0x3000_0000, 0x3100_0000, abi.HomeEnd - 0x2000_0000, abi.MaxCache},
-		{"the one free place is asked for", []loader.VMA{mapped(0, 0x5ffc_0000)}, 0x6000_0000, 0x6100_0000, abi.HomeEnd - half, abi.MaxCache / 2},
-		{"less", []loader.VMA{mapped(abi.NearFirst, 0x3000_0000), own}, 0x3000_0000, 0x5000_0000, abi.HomeEnd - half, abi.MaxCache / 2},
-		{"least", []loader.VMA{mapped(abi.NearFirst, abi.HomeEnd-least)}, 0x5000_0000, 0x5000_1000, abi.HomeEnd - least, abi.MinCache},
-		{"none", []loader.VMA{mapped(abi.NearFirst, abi.HomeEnd-least+abi.PageSize)}, 0x5000_0000, 0x5000_1000, 0, 0},
-		{"all is asked for", nil, abi.NearFirst, abi.HomeEnd, 0, 0},
-		{"and more", nil, 0, 1 << 40, 0, 0},
+		{"highest", nil, Low, 0, 0, abi.LowEnd - size, abi.MaxCache},
+		{"below", []loader.VMA{own}, Low, 0x4800_0000, 0x4900_0000, abi.NearFirst, abi.MaxCache},
+		{"above", []loader.VMA{mapped(abi.NearFirst, 0x3000_0000)}, Low, 0x3000_0000, 0x3100_0000, abi.LowEnd - size, abi.MaxCache},
+		{"the one free place is asked for", []loader.VMA{mapped(0, 0x5ffc_0000)}, Low, 0x6000_0000, 0x6100_0000, abi.LowEnd - half, abi.MaxCache / 2},
+		{"less", []loader.VMA{mapped(abi.NearFirst, 0x3000_0000), own}, Low, 0x3000_0000, 0x5000_0000, abi.LowEnd - half, abi.MaxCache / 2},
+		{"least", []loader.VMA{mapped(abi.NearFirst, abi.LowEnd-least)}, Low, 0x5000_0000, 0x5000_1000, abi.LowEnd - least, abi.MinCache},
+		{"none", []loader.VMA{mapped(abi.NearFirst, abi.LowEnd-least+abi.PageSize)}, Low, 0x5000_0000, 0x5000_1000, 0, 0},
+		{"all is asked for", nil, Low, abi.NearFirst, abi.LowEnd, 0, 0},
+		{"and more", nil, Low, 0, 1 << 40, 0, 0},
+		{"far", []loader.VMA{own}, Far, 0, 1 << 40, Far.Hi - size, abi.MaxCache},
+		{"farther", nil, Far, Far.Hi - 0x1000, Far.Hi, Far.Lo, abi.MaxCache},
 	} {
-		home, ok := Away(c.used, full, c.lo, c.hi)
+		home, ok := Away(c.used, full, c.zone, c.lo, c.hi)
 		if ok != (c.cache != 0) || ok && (home.Base != c.base || home.CacheSize != c.cache) {
 			t.Errorf("%s: %#x, cache %#x, %v; want %#x, cache %#x", c.name, home.Base, home.CacheSize, ok, c.base, c.cache)
 		}
 	}
 	small := full
 	small.CacheSize = 0x10_0000
-	if home, ok := Away(nil, small, 0, 0); !ok || home.CacheSize != small.CacheSize {
+	if home, ok := Away(nil, small, Low, 0, 0); !ok || home.CacheSize != small.CacheSize {
 		t.Errorf("a small cache: %+v, %v", home, ok)
 	}
 }

@@ -80,7 +80,7 @@ func (s *Session) collect(p *process, as *addressSpace, c *codeSpace) error {
 			return from, errCollected
 		}
 		if c.native { // not where return addresses lead to
-			if to, ok := reloc.Choose(maps, s.roomier(maps, from)); ok {
+			if to, err := s.anywhere(maps, s.roomier(maps, from), false); err == nil {
 				return to, nil
 			}
 		}
@@ -108,14 +108,19 @@ func (s *Session) roomier(maps []loader.VMA, from abi.Home) abi.Home {
 	if want.CacheSize <= from.CacheSize {
 		return from
 	}
-	end := uint64(abi.HomeEnd) // of the free memory behind it
+	end := uint64(abi.LowEnd) // of the free memory behind it
+	if from.Base >= end {
+		end = abi.UserEnd
+	}
 	if v, ok := mappingIn(maps, from.End(), end); ok {
 		end = v.Start
 	}
 	larger := from
 	larger.CacheSize = min(want.CacheSize, (end-from.Cache())&^(abi.PageSize-1))
-	if away, ok := reloc.Away(maps, want, 0, 0); ok && away.CacheSize > larger.CacheSize {
-		return away
+	for _, z := range s.zones(false) {
+		if away, ok := reloc.Away(maps, want, z, 0, 0); ok && away.CacheSize > larger.CacheSize {
+			larger = away
+		}
 	}
 	return larger
 }

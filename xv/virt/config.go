@@ -31,6 +31,7 @@ type Config struct {
 	Warn       func(string)     // called with what will differ from a native run and with the first error of Trace, one call at a time; nil: not
 	CacheSize  int              // bytes of the translation cache; 0: the largest
 	HighImages bool             // images are placed above 5 * 2^40, for programs that use addresses below 2 GiB themselves
+	FarRegion  bool             // the region is in a far home at first, and where it moves to random places
 	Returns    Returns          // what calls leave on the guest's stacks
 	StoreDir   string           // where translations are kept for later runs; "": nowhere
 	Ignored    []syscall.Signal // signals that the first process ignores
@@ -71,10 +72,12 @@ type PageTool interface {
 	Dirty() ([]uint64, error) // of TrackDirty: pages written since the last call
 }
 
-// Relocation says how an address space moves.
+// Relocation says how an address space moves. All of the region, 512 MiB if the cache has its full size, must lie between 0x1000_0000 and
+// 0x7ffc_0000, or between 0x4_7ffc_0000 and the end of the address space at 0x7fff_ffff_f000.
 type Relocation struct {
 	PID  int    // a process in it, as the host sees it; 0: every one
-	Base uint64 // where the new region begins, a multiple of 4096, all of it from 0x10000000 to 0x7ffc0000; 0: a random place
+	Base uint64 // where the new region begins, a multiple of 4096; 0: a random place
+	Far  bool   // the random place is far above the lookup tables; otherwise it is below 2 GiB, if there is room, and Config.FarRegion does not say far
 	Keep Keeping
 
 	Transparent bool // from now on calls leave original return addresses; what is kept of the translations is made again

@@ -3,7 +3,9 @@
 package virt
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -189,6 +191,40 @@ func (th *thread) unmapJ(c *codeSpace, lo uint64) {
 		th.p.s.fail(th.p, fmt.Errorf("the lookup tables of process %d: %w", th.p.pid, err))
 		panic(gone{})
 	}
+}
+
+// besideLookups are mappings in ascending order, with where xv looks up the guest's code as if it were mapped: whether tables are
+// there, or the lookups fault, the region can't be.
+func (as *addressSpace) besideLookups(maps []loader.VMA) []loader.VMA {
+	as.readRanges()
+	defer as.rangesMu.RUnlock()
+	return besideLookups(maps, as.ranges)
+}
+
+func besideLookups(maps []loader.VMA, code ranges) []loader.VMA {
+	all := slices.Clone(maps)
+	for _, r := range code {
+		for _, at := range lookups(r.lo, r.hi) {
+			if at.hi > abi.TablesEnd {
+				all = append(all, loader.VMA{Start: at.lo, End: at.hi})
+			}
+		}
+	}
+	slices.SortFunc(all, compareMappings)
+	return all
+}
+
+// compareMappings orders mappings.
+func compareMappings(a, b loader.VMA) int { return cmp.Compare(a.Start, b.Start) }
+
+// lookups are where the entries of code in [lo, hi) are in the tables J and C, or would be.
+func lookups(lo, hi uint64) (list []extent) {
+	for _, bias := range []uint64{0, translate.CallBias} {
+		if first := abi.Entry(lo + bias); first < userLimit {
+			list = append(list, extent{first, min(abi.Entry(hi+bias), userLimit)})
+		}
+	}
+	return list
 }
 
 // keepApart blocks the far grains with code whose table J has the place of table C of near code, when [lo, hi) has become executable.

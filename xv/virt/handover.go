@@ -39,6 +39,7 @@ type record struct {
 	CacheSize  int
 	StoreDir   string
 	HighImages bool
+	FarRegion  bool
 	Returns    Returns
 	XFeatures  uint64
 	MayLack    bool
@@ -260,7 +261,7 @@ func (s *Session) record(files *fdList) *record {
 		}
 	}
 	r := &record{
-		CacheSize: s.cfg.CacheSize, StoreDir: s.cfg.StoreDir, HighImages: s.cfg.HighImages, Returns: s.cfg.Returns, XFeatures: s.xfeatures.Load(), MayLack: s.mayLack.Load(), Started: s.started, Trace: -1, NextSlot: s.nextSlot,
+		CacheSize: s.cfg.CacheSize, StoreDir: s.cfg.StoreDir, HighImages: s.cfg.HighImages, FarRegion: s.cfg.FarRegion, Returns: s.cfg.Returns, XFeatures: s.xfeatures.Load(), MayLack: s.mayLack.Load(), Started: s.started, Trace: -1, NextSlot: s.nextSlot,
 		Agent: files.add(s.agent.fd), Contexts: files.add(s.contexts.fd),
 		ReaperPipe: files.add(int(s.reaper.pipe.Fd())), ReaperPIDs: files.add(s.reaper.pids.fd),
 	}
@@ -394,7 +395,7 @@ func TakeOver() (*Session, error) {
 	if err := json.NewDecoder(file).Decode(&r); err != nil {
 		return nil, fmt.Errorf("no guest to take over: %w", err)
 	}
-	s := newSession(&Config{CacheSize: r.CacheSize, StoreDir: r.StoreDir, HighImages: r.HighImages, Returns: r.Returns})
+	s := newSession(&Config{CacheSize: r.CacheSize, StoreDir: r.StoreDir, HighImages: r.HighImages, FarRegion: r.FarRegion, Returns: r.Returns})
 	s.started, s.nextSlot = r.Started, r.NextSlot
 	s.xfeatures.Store(r.XFeatures)
 	s.mayLack.Store(r.MayLack)

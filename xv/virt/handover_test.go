@@ -18,7 +18,7 @@ func TestRecordComplete(t *testing.T) {
 		{Session{}, "cfg agent contexts reaper started slots nextSlot processes xfeatures mayLack",
 			"store bells nothing togglePool mu free births gone first left stop failure settling handing closed draining resting ended status " +
 				"counters traceMu traceLost deaths untied"},
-		{Config{}, "Trace CacheSize StoreDir HighImages Returns", "Path Argv Env Dir Files Ignored Limits Setpgid Warn OnFault"},
+		{Config{}, "Trace CacheSize StoreDir HighImages FarRegion Returns", "Path Argv Env Dir Files Ignored Limits Setpgid Warn OnFault"},
 		{process{}, "pid pidfd undumpable borrows limits threads as actions", "s parent dead executing confining ignoredSet"},
 		{thread{}, "slot tid alt resuming waits away passed held op trap arrived skipStep confined",
 			"p ctx dead left cloning forking server wantsRoom parked busy zeroed target kicked kicking weight absent step admitted hostMu inHost raising undo starting attempting stepAt"},

@@ -217,7 +217,7 @@ func (th *thread) mmap(regs *registers) {
 		th.result(regs, -int64(unix.EACCES))
 		return
 	}
-	if prot&unix.PROT_EXEC != 0 && !th.mayRead(codeFile(a)) || !th.makeWay(lo, hi, claimOf(flags)) {
+	if prot&unix.PROT_EXEC != 0 && !(th.mayRead(codeFile(a)) && th.makeWayForCode(lo, hi)) || !th.makeWay(lo, hi, claimOf(flags)) {
 		return
 	}
 	if as.lockNew.Load() {
@@ -376,6 +376,8 @@ func (th *thread) mremap(regs *registers) {
 		th.result(regs, -int64(unix.EINVAL))
 		return
 	case fixed && newOK && !th.makeWay(a[4], newHi, replace):
+		return
+	case fixed && ok && newOK && as.hasCode(lo, hi) && !th.makeWayForCode(a[4], newHi):
 		return
 	case ok && a[3] == 0 && grown > hi && !th.makeWay(hi, grown, unless):
 		return

@@ -3,7 +3,6 @@
 package virt
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 
@@ -87,7 +86,7 @@ const (
 var zones = [...]zone{
 	nearLow:  {abi.NearStart, abi.NearFirst, nearImages, aligned(pageSize)},
 	nearHigh: {abi.NearFirst, abi.NearEnd, abi.NearFirst, aligned(pageSize)},
-	anyLow:   {abi.NearStart, abi.HomeEnd, abi.NearEnd, aligned(pageSize)}, // also where it crosses the border of the others
+	anyLow:   {abi.NearStart, abi.LowEnd, abi.NearEnd, aligned(pageSize)}, // also where it crosses the border of the others
 	farHigh:  {farStart, abi.FarEnd, farStart, striped},
 }
 
@@ -171,8 +170,8 @@ func findGap(maps []loader.VMA, size uint64, fit fit, lo, hi uint64) (uint64, bo
 	return at, at >= lo && at < hi && hi-at >= size
 }
 
-// besides are mappings in any order, in that of their starts, with what nothing should be placed over: the region of a home, and what has its
-// tables where code below 2 GiB has them (see keepApart).
+// besides are mappings in any order, in that of their starts, with what no code should be placed over: the region of a home, what would be looked
+// up there, and what has its tables where code below 2 GiB has them (see keepApart).
 func besides(maps []loader.VMA, home abi.Home, code ranges) []loader.VMA {
 	all := append(slices.Clone(maps), loader.VMA{Start: home.Base, End: home.End()})
 	for _, c := range code {
@@ -183,7 +182,13 @@ func besides(maps []loader.VMA, home abi.Home, code ranges) []loader.VMA {
 			all = append(all, loader.VMA{Start: lo + translate.CallBias, End: hi + translate.CallBias})
 		}
 	}
-	slices.SortFunc(all, func(a, b loader.VMA) int { return cmp.Compare(a.Start, b.Start) })
+	if home.Base >= abi.TablesEnd { // its region is not to be looked into
+		for _, bias := range []uint64{0, translate.CallBias} {
+			lo, hi := (home.Base-abi.Table)/abi.EntrySize-bias, (home.End()-abi.Table)/abi.EntrySize-bias
+			all = append(all, loader.VMA{Start: lo &^ (pageSize - 1), End: pageUp(hi)})
+		}
+	}
+	slices.SortFunc(all, compareMappings)
 	return all
 }
 

@@ -18,7 +18,7 @@ const (
 	archMapVDSO64   = 0x2003
 	archShstkEnable = 0x5001
 
-	userLimit = 1<<47 - pageSize
+	userLimit = abi.UserEnd
 )
 
 // sysMapShadowStack is map_shadow_stack: translated calls and returns would not match a shadow stack.

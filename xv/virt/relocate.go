@@ -68,7 +68,7 @@ func (s *Session) Relocate(ctx gocontext.Context, r Relocation) (list []Relocate
 func (s *Session) relocateOne(ctx gocontext.Context, r Relocation) (Relocated, error) {
 	for start := time.Now(); ; {
 		try := time.Now()
-		done, err := s.tryRelocate(r.PID, r.choose, r)
+		done, err := s.tryRelocate(r.PID, s.chooser(r), r)
 		if !errors.Is(err, errBusy) || errors.Is(err, unix.EPERM) && time.Since(start) > deniedLimit {
 			return done, err
 		}
@@ -318,6 +318,9 @@ func (m *mover) prepare(choose chooser) error {
 	if err != nil {
 		return err
 	}
+	if to.Base >= abi.TablesEnd {
+		m.s.watchBreak() // it may meet the region
+	}
 	m.move = reloc.Move{From: from, To: to}
 	old := m.as.code
 	m.as.untoggle(old, 0, userLimit) // they have addresses of the home
@@ -332,58 +335,46 @@ func (m *mover) prepare(choose chooser) error {
 	if err != nil {
 		return err
 	}
-	overlap := to.Base != from.Base && to.Base < from.End() && to.End() > from.Base
-	if overlap {
-		err = m.shed()
-	}
-	if err == nil && to.Base != from.Base {
+	if to.Base != from.Base {
 		err = m.mapRegion()
 	}
 	if err != nil && m.code != old {
 		m.code.close()
 	}
-	if err != nil && overlap {
-		return errors.Join(err, m.unshed())
-	}
 	return err
 }
 
-// shed unmaps what nobody needs of the old region while all threads are halted, which the new one may overlap.
-func (m *mover) shed() error {
-	from, kept := m.move.From, m.s.narrow(m.move.From)
-	return m.once(func(h *halted) error {
-		return perform(m.injector(h, from), call{unix.SYS_MUNMAP, [6]uint64{kept.hi, from.End() - kept.hi}})
-	})
-}
-
-// unshed maps it again. After an error the guest can't go on.
-func (m *mover) unshed() error {
-	from := m.move.From
-	parts := append(m.as.code.regionParts(from), m.s.contextPart(from, unix.MAP_FIXED))
-	err := m.once(func(h *halted) error { return mapParts(m.injector(h, from), borrower{h.th.p.pid, h.tid}, parts) })
-	if p := m.leader().th.p; err != nil {
-		m.s.fail(p, fmt.Errorf("the region of process %d: %w", p.pid, err))
+// chooser returns what chooses the new home of a relocation.
+func (s *Session) chooser(r Relocation) chooser {
+	if r.Base != 0 {
+		return r.place
 	}
-	return err
+	return func(maps []loader.VMA, from abi.Home) (abi.Home, error) {
+		return s.anywhere(maps, from, r.Far)
+	}
 }
 
-// choose is a chooser.
-func (r Relocation) choose(maps []loader.VMA, from abi.Home) (abi.Home, error) {
-	if r.Base == 0 {
-		to, ok := reloc.Choose(maps, from)
-		if !ok {
-			return to, fmt.Errorf("no %#x bytes are free below %#x", from.End()-from.Base, uint64(abi.HomeEnd))
+// anywhere is a home like from at a random place.
+func (s *Session) anywhere(maps []loader.VMA, from abi.Home, far bool) (abi.Home, error) {
+	for _, z := range s.zones(far) {
+		if to, ok := reloc.Choose(maps, from, z); ok {
+			return to, nil
 		}
-		return to, nil
 	}
+	return from, errNoRoom
+}
+
+// place is a chooser of the place at Base.
+func (r Relocation) place(maps []loader.VMA, from abi.Home) (abi.Home, error) {
 	to := from
 	to.Base = r.Base
-	if to.Base%pageSize != 0 || to.Base < abi.NearFirst || to.Base >= abi.HomeEnd || to.End() > abi.HomeEnd {
-		return to, fmt.Errorf("no place for a region: %#x (it takes %#x bytes, at a multiple of %#x, from %#x to %#x)", to.Base, to.End()-to.Base,
-			pageSize, uint64(abi.NearFirst), uint64(abi.HomeEnd))
+	within := func(lo, hi uint64) bool { return to.Base >= lo && to.Base < hi && to.End()-to.Base <= hi-to.Base }
+	if to.Base%pageSize != 0 || !within(abi.NearFirst, abi.LowEnd) && !within(abi.TablesEnd, abi.UserEnd) {
+		return to, fmt.Errorf("no place for a region: %#x (it takes %#x bytes, at a multiple of %#x, from %#x to %#x or from %#x to %#x)", to.Base,
+			to.End()-to.Base, pageSize, uint64(abi.NearFirst), uint64(abi.LowEnd), uint64(abi.TablesEnd), uint64(abi.UserEnd))
 	}
 	if v, ok := mappingIn(maps, to.Base, to.End()); ok {
-		return to, fmt.Errorf("no place for a region: %#x: the process has memory at %#x-%#x", to.Base, v.Start, v.End)
+		return to, fmt.Errorf("no place for a region: %#x: the process has memory at %#x-%#x, or code that is looked up there", to.Base, v.Start, v.End)
 	}
 	return to, nil
 }

@@ -57,6 +57,8 @@ func (th *thread) shmat(regs *registers) {
 		return
 	case ok && addr != 0 && !th.makeWay(lo, hi, claim):
 		return
+	case ok && prot&unix.PROT_EXEC != 0 && !th.makeWayForCode(lo, hi):
+		return
 	case !th.fits(pageUp(size), 0, 0):
 		th.result(regs, -int64(unix.ENOMEM))
 		return

@@ -82,15 +82,15 @@ func (m *mover) leaves() bool {
 // choose lets chooser choose among places where no return address leads to that the guest may still have. If there is none, calls leave
 // original return addresses from now on: then no return goes to a place without a look at the tables.
 func (m *mover) choose(chooser chooser, from abi.Home) (to abi.Home, err error) {
-	code := m.as.code
+	code, maps := m.as.code, m.as.besideLookups(m.maps)
 	if code.native && len(m.as.former) < formerPlaces {
-		to, err = chooser(withFormer(m.maps, m.as.former), from)
+		to, err = chooser(withFormer(maps, m.as.former), from)
 		over := func(f formerPlace) bool { return f.lo < to.End() && f.hi > to.Base }
 		if err == nil && (m.transparent || to == from || !over(code.place()) && !slices.ContainsFunc(m.as.former, over)) {
 			return to, nil
 		}
 	}
-	if to, err = chooser(m.maps, from); err == nil && code.native {
+	if to, err = chooser(maps, from); err == nil && code.native {
 		m.transparent = true
 	}
 	return to, err

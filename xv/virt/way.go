@@ -67,28 +67,44 @@ func (th *thread) makeWay(lo, hi uint64, c claim) bool {
 	if _, taken := mappingIn(theirs, lo, hi); taken && c != replace || as.inTables(lo, hi) {
 		return true
 	}
-	failed := as.way.failure()
-	_, room := th.p.s.awayFrom(maps, home, lo, hi)
-	switch {
-	case room && failed == nil && !th.p.borrows:
-		th.askForMove(func() error { return th.p.s.moveAway(th.p, as, lo, hi) })
-		return false
-	case c != replace:
-		return true
-	case !room:
-		err = noRoom(append(theirs, loader.VMA{Start: lo, End: hi}))
-	case failed != nil:
-		err = failed
-	default:
-		err = errors.New("it can't be moved while the parent of the process is in vfork(2)")
+	if err = th.leave(maps, lo, hi); err == nil || c != replace {
+		return err != nil
 	}
 	th.p.s.fail(th.p, fmt.Errorf("process %d maps memory at %#x-%#x, where xv is: %w", th.p.pid, lo, hi, err))
 	panic(gone{})
 }
 
+// leave puts the request back until xv has left [lo, hi), if that is possible. maps are the mappings of the process.
+func (th *thread) leave(maps []loader.VMA, lo, hi uint64) error {
+	as := th.p.as
+	failed := as.way.failure()
+	_, room := th.p.s.awayFrom(as.besideLookups(maps), as.home(), lo, hi)
+	switch {
+	case !room:
+		return errNoRoom
+	case failed != nil:
+		return failed
+	case th.p.borrows:
+		return errors.New("it can't be moved while the parent of the process is in vfork(2)")
+	}
+	th.askForMove(func() error { return th.p.s.moveAway(th.p, as, lo, hi) })
+	return nil
+}
+
+// makeWayForCode has xv leave where code at [lo, hi) is looked up, which the guest's request makes executable. It reports whether the
+// handler can go on, as makeWay.
+func (th *thread) makeWayForCode(lo, hi uint64) bool {
+	at := lookups(lo, hi)
+	if len(at) == 0 || !th.p.as.inRegion(at[0].lo, at[len(at)-1].hi) {
+		return true
+	}
+	maps, err := th.maps()
+	return err != nil || th.leave(maps, at[0].lo, at[len(at)-1].hi) != nil
+}
+
 // spareImages ends the guest where memory at [lo, hi) would replace the code at rip that has asked for it: natively its image is elsewhere.
 func (th *thread) spareImages(lo, hi, rip uint64) {
-	if rip < max(lo, nearImages) || rip >= min(hi, abi.HomeEnd) {
+	if rip < max(lo, nearImages) || rip >= min(hi, abi.LowEnd) {
 		return
 	}
 	th.p.s.fail(th.p, fmt.Errorf("process %d maps memory at %#x-%#x and replaces the code that does so: xv has placed images there, from %#x on; "+

@@ -8,6 +8,7 @@ import (
 
 	"xvrun/loader"
 	"xvrun/xv/agent/abi"
+	"xvrun/xv/reloc"
 )
 
 func TestExtentWithout(t *testing.T) {
@@ -29,38 +30,72 @@ func TestExtentWithout(t *testing.T) {
 	}
 }
 
-// TestAwayFrom looks for a place for a region with one context in use.
+// TestAwayFrom looks for a place for a region.
 func TestAwayFrom(t *testing.T) {
-	s := newSession(&Config{})
-	s.nextSlot = 2
-	const used = 0x102_0000 // of the region
 	vma := func(lo, hi uint64) loader.VMA { return loader.VMA{Start: lo, End: hi} }
-	home := func(base, cache uint64) abi.Home {
-		return abi.Home{Base: base, CacheSize: cache}
-	}
 	for _, c := range []struct {
 		name   string
-		from   abi.Home
+		cfg    Config
+		from   uint64
 		others []loader.VMA
 		lo, hi uint64
-		want   abi.Home // zero: none
+		want   uint64
 	}{
-		{"elsewhere", home(0x4000_0000, abi.MaxCache), nil, 0x4000_0000, 0x4100_0000, home(abi.NearFirst, abi.MaxCache)},
-		{"grows", home(0x6dfc_0000, 32<<20), nil, 0x7000_0000, 0x7100_0000, home(abi.NearFirst, abi.MaxCache)},
-		{"overlaps", home(0x5ffc_0000, abi.MaxCache), []loader.VMA{vma(abi.NearFirst, 0x5ffc_0000)}, 0x5000_0000, 0x6000_0000,
-			home(abi.HomeEnd-0x1800_0000, abi.MaxCache/2)},
-		{"stays", home(0x6000_0000, 128<<20), []loader.VMA{vma(abi.NearFirst, 0x6000_0000), vma(0x7800_0000, abi.HomeEnd)}, 0x7200_0000, 0x7300_0000,
-			home(0x6000_0000, 32<<20)},
-		{"has no room", home(0x6000_0000, 128<<20), []loader.VMA{vma(abi.NearFirst, 0x6000_0000), vma(0x7800_0000, abi.HomeEnd)}, 0x7000_0000, 0x7300_0000,
-			abi.Home{}},
-		{"has none for what is in use", home(0x6000_0000, abi.MinCache), []loader.VMA{vma(abi.NearFirst, 0x6000_0000), vma(0x6000_0000+used+0x1100_0000-abi.PageSize, abi.HomeEnd)},
-			0x6000_0000, 0x6000_1000, abi.Home{}},
+		{"elsewhere", Config{}, 0x4000_0000, nil, 0x4000_0000, 0x4100_0000, abi.LowEnd - 0x2000_0000},
+		{"far", Config{}, 0x4000_0000, []loader.VMA{vma(abi.NearFirst, 0x4000_0000), vma(0x6000_0000, 0x6010_0000)}, 0x6010_0000, 0x7000_0000, reloc.Far.Hi - 0x2000_0000},
+		{"low again", Config{}, 0x3f12_5000_0000, nil, 0x3f12_6000_0000, 0x3f12_7000_0000, abi.NearFirst},
+		{"far as it is configured", Config{FarRegion: true}, 0x3f12_5000_0000, nil, 0x3f12_6000_0000, 0x3f12_7000_0000, reloc.Far.Hi - 0x2000_0000},
 	} {
-		maps := append(slices.Clone(c.others), vma(c.from.Base, c.from.End()))
-		slices.SortFunc(maps, func(a, b loader.VMA) int { return int(a.Start) - int(b.Start) })
-		got, ok := s.awayFrom(maps, c.from, c.lo, c.hi)
-		if ok != (c.want != abi.Home{}) || ok && got != c.want {
-			t.Errorf("%s: %#x, cache %#x, %v; want %#x, cache %#x", c.name, got.Base, got.CacheSize, ok, c.want.Base, c.want.CacheSize)
+		from := abi.Home{Base: c.from, CacheSize: 32 << 20}
+		maps := append(slices.Clone(c.others), vma(from.Base, from.End()))
+		slices.SortFunc(maps, compareMappings)
+		got, ok := newSession(&c.cfg).awayFrom(maps, from, c.lo, c.hi)
+		if !ok || got.Base != c.want || got.CacheSize != abi.MaxCache {
+			t.Errorf("%s: %#x, cache %#x, %v; want %#x", c.name, got.Base, got.CacheSize, ok, c.want)
 		}
+	}
+}
+
+// TestRoomier grows the cache of a region whose cache is full.
+func TestRoomier(t *testing.T) {
+	vma := func(lo, hi uint64) loader.VMA { return loader.VMA{Start: lo, End: hi} }
+	for _, c := range []struct {
+		name        string
+		base, cache uint64
+		others      []loader.VMA
+		want        abi.Home
+	}{
+		{"where it is", 0x4000_0000, 32 << 20, nil, abi.Home{Base: 0x4000_0000, CacheSize: abi.MaxCache}},
+		{"is the largest", 0x4000_0000, abi.MaxCache, nil, abi.Home{Base: 0x4000_0000, CacheSize: abi.MaxCache}},
+		{"elsewhere", 0x4000_0000, 32 << 20, []loader.VMA{vma(0x5200_0000, 0x5300_0000)}, abi.Home{Base: 0x5ffc_0000, CacheSize: abi.MaxCache}},
+		{"far", 0x4000_0000, 32 << 20, []loader.VMA{vma(0x5200_0000, 0x7000_0000)}, abi.Home{Base: reloc.Far.Lo, CacheSize: abi.MaxCache}},
+		{"far, where it is", reloc.Far.Lo, 32 << 20, nil, abi.Home{Base: reloc.Far.Lo, CacheSize: abi.MaxCache}},
+	} {
+		from := abi.Home{Base: c.base, CacheSize: c.cache}
+		maps := append(slices.Clone(c.others), vma(from.Base, from.End()))
+		if c.name == "far" {
+			maps = append(maps, vma(abi.NearFirst, 0x3000_0000), vma(reloc.Far.Lo+0x2000_0000, reloc.Far.Hi))
+		}
+		slices.SortFunc(maps, compareMappings)
+		if got := newSession(&Config{}).roomier(maps, from); got != c.want {
+			t.Errorf("%s: %#x, cache %#x; want %#x, cache %#x", c.name, got.Base, got.CacheSize, c.want.Base, c.want.CacheSize)
+		}
+	}
+}
+
+// TestBesideLookups takes for used where code is looked up.
+func TestBesideLookups(t *testing.T) {
+	maps := []loader.VMA{{Start: 0x1000, End: 0x2000}, {Start: 0x7000_0000_0000, End: 0x7000_0000_1000}}
+	code := ranges{{0x40_0000, 0x50_0000, 5}, {0x600_0000_0000, 0x600_0000_1000, 5}, {0xf00_0000_0000, 0xf00_0000_1000, 5}, {0x7f00_0000_0000, 0x7f00_0000_1000, 5}}
+	var got []extent
+	for _, v := range besideLookups(maps, code) {
+		got = append(got, extent{v.Start, v.End})
+	}
+	want := []extent{
+		{0x1000, 0x2000}, {0x3000_7ffc_0000, 0x3000_7ffc_8000}, {0x3002_7ffc_0000, 0x3002_7ffc_8000}, {0x7000_0000_0000, 0x7000_0000_1000},
+		{0x7800_7ffc_0000, 0x7800_7ffc_8000}, {0x7802_7ffc_0000, 0x7802_7ffc_8000},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%#x, want %#x", got, want)
 	}
 }

@@ -1,5 +1,4 @@
-// Takes memory that xv can't do without ("all"), that it can't leave because the parent is in vfork ("vfork"), or where it has placed
-// images ("images").
+// Takes memory that xv can't leave because the parent is in vfork ("vfork"), or where it has placed images ("images").
 #define _GNU_SOURCE
 #include <string.h>
 #include <sys/mman.h>
@@ -16,10 +15,8 @@ int main(int argc, char **argv)
 		return 0;
 	if (argc > 1 && strcmp(argv[1], "vfork") == 0)
 		take(0x40000000, 0x50000000);
-	else if (argc > 1 && strcmp(argv[1], "images") == 0)
-		take(0x1000000, 0x10000000);
 	else
-		take(0x10000000, 0x7c000000);
+		take(0x1000000, 0x10000000);
 	write(1, "taken\n", 6);
 	_exit(0);
 }

@@ -1,10 +1,10 @@
-// Takes nearly all memory below 2 GiB, as emulators of other systems do: in two pieces that replace what is there, and uses it.
+// Takes all memory below 2 GiB, as emulators of other systems do: in two pieces that replace what is there, and uses it.
 #include "guest.h"
 #include <dlfcn.h>
 #include <math.h>
 #include <pthread.h>
 
-static const struct { uintptr_t lo, hi; } taken[] = {{0x110000, 0x68000000}, {0x7f000000, 0x7fff0000}};
+static const struct { uintptr_t lo, hi; } taken[] = {{0x110000, 0x68000000}, {0x68000000, 0x7fff0000}};
 
 static void *worker(void *arg)
 {

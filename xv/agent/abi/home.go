@@ -24,8 +24,13 @@ const (
 // 32 bits, and so are the tables' images of the null page, which must stay unmapped.
 const Table = 0x7ffc_0000
 
-// HomeEnd is where the region of a home ends at the latest.
-const HomeEnd = Table
+// Bounds of the addresses at which the region of a home may be: below LowEnd, in a low home, or from TablesEnd to UserEnd, in a far
+// one. Between are the lookup tables of the near zone.
+const (
+	LowEnd    = Table
+	TablesEnd = Table + TableSize
+	UserEnd   = 1<<47 - PageSize
+)
 
 // End is the end of the region.
 func (h Home) End() uint64 { return h.Cache() + h.CacheSize }
