@@ -11,7 +11,8 @@ import (
 // generating compiles a program that generates code: "written" regenerates a
 // function of 166 bytes 100,000 times in memory that is writable and executable
 // at once, "toggled" does so between two mprotects, and "beside" calls a function
-// 16 million times whose page holds data that changes with each call.
+// 16 million times whose page holds data that changes with each call. "outside"
+// calls 20 million times one of 64 functions where no lookup tables are, by the hash.
 func generating(mode string) func(ctx context.Context, dir string) ([]string, error) {
 	return func(ctx context.Context, dir string) ([]string, error) {
 		src, bin := filepath.Join(dir, "generate.c"), filepath.Join(dir, "generate")
@@ -73,6 +74,14 @@ int main(int argc, char **argv)
 		for (int i = 0; i < 16000000; i++)
 			*cell += f(i);
 		sum = *cell;
+		break;
+	case 'o':
+		p = mmap((void *)(1ul << 45), 65536, rw, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+		for (int i = 0; i < 64; i++)
+			memcpy(p + 1000 * i, "\x8d\x47\x01\xc3", 4); // lea eax,[rdi+1] ; ret
+		mprotect(p, 65536, rx);
+		for (int i = 0; i < 20000000; i++)
+			sum = ((function)(p + i % 64 * 1000))(sum);
 	}
 	printf("%u\n", sum);
 	return 0;

@@ -42,6 +42,7 @@ func findRunners(ctx context.Context, dir string, peers bool) ([]runner, error) 
 	if !peers {
 		return runners, nil
 	}
+	runners = append(runners, runner{name: "xvrun, far", prefix: []string{xvrun, "-store", filepath.Join(dir, "store"), "-far-region"}})
 	for _, p := range []struct {
 		name, env, tool string
 		flags           []string

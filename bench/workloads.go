@@ -40,6 +40,7 @@ func workloads(gate bool) []workload {
 		{name: "written", maxRatio: 5, prepare: generating("written")},
 		{name: "toggled", maxRatio: 5, prepare: generating("toggled")},
 		{name: "beside", maxRatio: 3, prepare: generating("beside")},
+		{name: "outside", maxRatio: 5, prepare: generating("outside")},
 	}
 }
 
