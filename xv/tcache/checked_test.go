@@ -240,23 +240,29 @@ func TestCheckedFull(t *testing.T) {
 	}
 }
 
+// hashTables are the tables of the hash, by address, those for calls from hashSize on.
+type hashTables map[uint64]*uint64
+
+// slot is a Config.Slot: no other address has a table.
+func (low hashTables) slot(addr uint64, call bool) *uint64 {
+	if addr >= hashSize {
+		return nil
+	}
+	if call {
+		addr += hashSize
+	}
+	if low[addr] == nil {
+		low[addr] = new(uint64)
+	}
+	return low[addr]
+}
+
 func TestHash(t *testing.T) {
 	// call *rax ; ret
 	im := code(map[int][]byte{0: {0xff, 0xd0, 0xc3}})
-	low := map[uint64]*uint64{}
+	low := hashTables{}
 	cfg := testConfig(im, 1<<20)
-	cfg.Slot = func(addr uint64, call bool) *uint64 {
-		if addr >= hashSize {
-			return nil
-		}
-		if call {
-			addr += hashSize
-		}
-		if low[addr] == nil {
-			low[addr] = new(uint64)
-		}
-		return low[addr]
-	}
+	cfg.Slot = low.slot
 	s := New(cfg)
 	if _, err := s.FillCall(im, im.lo); err != nil {
 		t.Fatal(err)

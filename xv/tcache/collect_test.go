@@ -103,23 +103,8 @@ func TestKeepHot(t *testing.T) {
 func TestKeepHash(t *testing.T) {
 	// call *rax ; ret
 	im := code(map[int][]byte{0: {0xff, 0xd0, 0xc3}})
-	tables := func() (func(addr uint64, call bool) *uint64, map[uint64]*uint64) {
-		low := map[uint64]*uint64{}
-		return func(addr uint64, call bool) *uint64 {
-			if addr >= hashSize {
-				return nil
-			}
-			if call {
-				addr += hashSize
-			}
-			if low[addr] == nil {
-				low[addr] = new(uint64)
-			}
-			return low[addr]
-		}, low
-	}
 	cfg := testConfig(im, 1<<20)
-	cfg.Slot, _ = tables()
+	cfg.Slot = hashTables{}.slot
 	s := New(cfg)
 	if _, err := s.FillCall(im, im.lo); err != nil {
 		t.Fatal(err)
@@ -131,8 +116,8 @@ func TestKeepHash(t *testing.T) {
 		}
 	}
 	cfg = testConfig(im, 1<<20)
-	var low map[uint64]*uint64
-	cfg.Slot, low = tables()
+	low := hashTables{}
+	cfg.Slot = low.slot
 	next := New(cfg)
 	if next.Keep(s, Kept{anything, 1 << 20}) != 1 {
 		t.Fatalf("%+v", next.Stats())
