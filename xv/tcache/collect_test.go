@@ -37,6 +37,12 @@ func TestKeepAll(t *testing.T) {
 		if len(kept.inner) != len(r.inner) {
 			t.Fatalf("%#x: inner instructions %v, kept %v", r.reg.Entry, r.inner, kept.inner)
 		}
+		for _, e := range r.returns {
+			site, ok := next.ReturnSite(e.Addr)
+			if back, known := next.ReturnsTo(site); !ok || !known || back != e.Addr {
+				t.Fatalf("return site of %#x: %#x %v, which is of %#x %v", e.Addr, site, ok, back, known)
+			}
+		}
 		for i := range r.links {
 			if (r.links[i].to == nil) != (kept.links[i].to == nil) {
 				t.Fatalf("link of %#x to %#x: %v, kept %v", r.reg.Entry, r.links[i].target, r.links[i].to, kept.links[i].to)

@@ -124,3 +124,20 @@ func (s *Space) SpecialAt(stub uint32) (uint64, bool) {
 	rec, ok := s.Recover(stub)
 	return rec.RIP, ok && rec.Kind == translate.KindSpecial
 }
+
+// ReturnSite returns the cache offset of a return site that leads to an original return address.
+func (s *Space) ReturnSite(orig uint64) (cache uint32, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pg := s.page(orig)
+	if pg == nil {
+		return 0, false
+	}
+	for _, r := range pg.regions {
+		k, ok := slices.BinarySearchFunc(r.returns, orig, func(e translate.Entry, orig uint64) int { return cmp.Compare(e.Addr, orig) })
+		if ok {
+			return r.base + r.returns[k].Off, true
+		}
+	}
+	return 0, false
+}

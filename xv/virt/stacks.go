@@ -20,7 +20,7 @@ import (
 const stackLimit = 16 << 20
 
 // rewriteReturns rewrites the return addresses on the stacks of the halted threads: to the new place of the return site, or to the
-// original address if the translations are left behind. The old cache must still be at home.
+// original address if the translation is left behind. The old cache must still be at home.
 func (m *mover) rewriteReturns() {
 	if !m.as.code.native || m.move.From == m.move.To && !m.leaves() {
 		return
@@ -48,10 +48,13 @@ func (m *mover) rewriteStack(th *thread, at uint64, mem []byte) {
 		if !ok {
 			continue
 		}
+		to := orig
 		if !m.leaves() {
-			orig = word - m.move.From.Base + m.move.To.Base
+			to = word - m.move.From.Base + m.move.To.Base
+		} else if site, ok := m.code.space.ReturnSite(orig); ok && m.code.native { // of a region that is kept
+			to = m.move.To.Cache() + uint64(site)
 		}
-		th.poke(at, le64(orig))
+		th.poke(at, le64(to))
 	}
 }
 

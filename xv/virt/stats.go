@@ -29,13 +29,7 @@ func (s *Session) Stats() Stats {
 		TranslationTime: time.Duration(c.translation.Load()),
 		Processes:       int(c.processes.Load()), Threads: int(c.threads.Load()),
 	}
-	seen := map[*codeSpace]bool{}
-	for _, p := range s.alive() {
-		if c := p.as.code; !seen[c] {
-			seen[c] = true
-			st.add(c.space.Stats())
-		}
-	}
+	s.eachCode(func(c *codeSpace) { st.add(c.space.Stats()) })
 	return st
 }
 
