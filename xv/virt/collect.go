@@ -193,6 +193,17 @@ func (th *thread) noteAge() {
 	c.space.Age()
 }
 
+// unfill clears the table entries of a cache, if it is still that of the address space.
+func (as *addressSpace) unfill(c *codeSpace) bool {
+	as.mu.RLock()
+	defer as.mu.RUnlock()
+	if as.closed || as.code != c {
+		return false // and its tables are gone
+	}
+	c.space.Unfill()
+	return true
+}
+
 // tryEmpty empties a cache where it is, if all threads can be brought out of it now. The error is errBusy if not, errShared if the address
 // space needs one of its own first.
 func (s *Session) tryEmpty(as *addressSpace, c *codeSpace) error {
@@ -210,7 +221,9 @@ func (s *Session) tryEmpty(as *addressSpace, c *codeSpace) error {
 		as.moving.Store(false)
 		s.serveAgain(s.threadsOf(as))
 	}()
-	c.space.Unfill()
+	if !as.unfill(c) {
+		return nil
+	}
 	quiet := 0
 	for deadline := time.Now().Add(settleLimit); quiet < 2; {
 		if s.outside(s.threadsOf(as)) {
