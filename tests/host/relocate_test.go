@@ -230,9 +230,9 @@ func region(t *testing.T, pid int) (start, cache uint64) {
 	return start, cache
 }
 
-// TestRelocateToLookups has a guest place code whose lookup would be where xv is: xv leaves before. And xv doesn't move to where code is looked up
-// that there is.
-func TestRelocateToLookups(t *testing.T) {
+// TestRelocateFromCode has a guest place code where a far region is, and code whose lookup would be there: xv leaves before. And xv doesn't move
+// to where such code is.
+func TestRelocateFromCode(t *testing.T) {
 	t.Parallel()
 	cmd, _ := guest(t, "c/elsewhere.c")
 	in, err := cmd.StdinPipe()
@@ -260,27 +260,29 @@ func TestRelocateToLookups(t *testing.T) {
 		return err
 	}
 	const calls = 1 << 30 // how much further on calls look for code
+	lookedUp := func(at uint64) uint64 { return (at - abi.Table) / abi.EntrySize &^ 0xfff }
 	for i, c := range []struct {
-		how      string
-		base, at uint64
+		how        string
+		base, code uint64
 	}{
-		{"mmap", 0x3f12_5000_0000, 0},
-		{"mmap", 0x3e12_5000_0000, calls},
-		{"mprotect", 0x3d12_5000_0000, 0},
-		{"mprotect", 0x4d12_5000_0000, calls}, // above abi.FarEnd
-		{"mremap", 0x4e12_5000_0000, 0},
+		{"mmap", 0x2f12_5000_0000, 0x2f12_6000_0000},
+		{"mremap", 0x2e12_5000_0000, 0x2e12_5000_0000},
+		{"mmap", 0x3f12_5000_0000, lookedUp(0x3f12_6800_0000)},
+		{"mmap", 0x3e12_5000_0000, lookedUp(0x3e12_6800_0000) - calls},
+		{"mprotect", 0x3d12_5000_0000, lookedUp(0x3d12_6800_0000)},
+		{"mprotect", 0x4d12_5000_0000, lookedUp(0x4d12_6800_0000) - calls}, // above abi.FarEnd
+		{"mremap", 0x4e12_5000_0000, lookedUp(0x4e12_6800_0000)},
 	} {
 		if err := move(c.base); err != nil {
 			t.Fatal(err)
 		}
-		code := (c.base+0x1800_0000-abi.Table)/abi.EntrySize&^0xfff - c.at
-		fmt.Fprintf(in, "%s %x\n", c.how, code)
+		fmt.Fprintf(in, "%s %x\n", c.how, c.code)
 		answer("4200")
 		if now, _ := region(t, cmd.Process.Pid); now == c.base {
 			t.Errorf("%d: the region is still at %#x", i, now)
 		}
 		if err := move(c.base); err == nil || !strings.Contains(err.Error(), "looked up there") {
-			t.Errorf("%d: moved to where code is looked up: %v", i, err)
+			t.Errorf("%d: moved back: %v", i, err)
 		}
 	}
 	in.Close()
