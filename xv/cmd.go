@@ -6,12 +6,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -42,38 +40,16 @@ type Options struct {
 }
 
 // Returns says what return addresses the calls of a guest leave on its stacks.
-type Returns uint8
+type Returns = virt.Returns
 
+// The values of Returns. NativeReturns is for programs that are trusted, and that do nothing with return addresses but return to them: what unwinds
+// or walks stacks (exceptions, garbage collectors, Go) fails, see docs/supported.md. AutoReturns is for all; it takes effect for programs
+// that probably don't.
 const (
-	// TransparentReturns: the program's own. It can't tell that it is translated.
-	TransparentReturns Returns = iota
-	// NativeReturns: addresses of translated code, so that calls and returns take as long as natively. For programs that do
-	// nothing with return addresses but return to them, and that are trusted: see docs/supported.md. What unwinds or
-	// walks stacks (exceptions, garbage collectors, Go) fails.
-	NativeReturns
-	// AutoReturns: NativeReturns for programs that probably do so, until they show otherwise, then TransparentReturns.
-	AutoReturns
+	TransparentReturns = virt.TransparentReturns
+	NativeReturns      = virt.NativeReturns
+	AutoReturns        = virt.AutoReturns
 )
-
-var returnsNames = [...]string{TransparentReturns: "transparent", NativeReturns: "native", AutoReturns: "auto"}
-
-// MarshalText implements encoding.TextMarshaler: transparent, native or auto.
-func (r Returns) MarshalText() ([]byte, error) {
-	if int(r) >= len(returnsNames) {
-		return nil, fmt.Errorf("xv: no value of Returns: %d", r)
-	}
-	return []byte(returnsNames[r]), nil
-}
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (r *Returns) UnmarshalText(text []byte) error {
-	i := slices.Index(returnsNames[:], string(text))
-	if i < 0 {
-		return fmt.Errorf("%q is neither transparent nor native nor auto", text)
-	}
-	*r = Returns(i)
-	return nil
-}
 
 // Cmd is a program to run, or that runs, under translation. Like an exec.Cmd
 // it cannot be used again once it was started.
@@ -241,7 +217,7 @@ func (c *Cmd) Start() error {
 	c.begun = make(chan struct{})
 	s, err := start(&virt.Config{
 		Path: c.Path, Argv: argv, Env: c.Environ(), Dir: c.Dir, Files: files,
-		Trace: c.Trace, Warn: c.OnWarning, CacheSize: c.Options.CacheSize, StoreDir: c.Options.StoreDir, HighImages: c.Options.HighImages, FarRegion: c.Options.FarRegion, Returns: virt.Returns(c.Options.Returns),
+		Trace: c.Trace, Warn: c.OnWarning, CacheSize: c.Options.CacheSize, StoreDir: c.Options.StoreDir, HighImages: c.Options.HighImages, FarRegion: c.Options.FarRegion, Returns: c.Options.Returns,
 		Ignored: c.Ignore, Limits: c.Limits, Setpgid: c.Setpgid,
 		OnFault: c.faultHandler(),
 	})

@@ -12,8 +12,10 @@
 package virt
 
 import (
+	"fmt"
 	"io"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -54,6 +56,26 @@ const (
 	// AutoReturns: NativeReturns until the guest shows that it reads return addresses, or may do so, and TransparentReturns from then on.
 	AutoReturns
 )
+
+var returnsNames = [...]string{TransparentReturns: "transparent", NativeReturns: "native", AutoReturns: "auto"}
+
+// MarshalText implements encoding.TextMarshaler: transparent, native or auto.
+func (r Returns) MarshalText() ([]byte, error) {
+	if int(r) >= len(returnsNames) {
+		return nil, fmt.Errorf("no kind of return addresses: %d", r)
+	}
+	return []byte(returnsNames[r]), nil
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (r *Returns) UnmarshalText(text []byte) error {
+	i := slices.Index(returnsNames[:], string(text))
+	if i < 0 {
+		return fmt.Errorf("%q is neither transparent nor native nor auto", text)
+	}
+	*r = Returns(i)
+	return nil
+}
 
 // native reports whether programs begin with native returns.
 func (r Returns) native() bool { return r != TransparentReturns }
