@@ -122,6 +122,7 @@ var guests = []guest{
 	}},
 	{src: "c/moved.c"},
 	{src: "c/returns.c", kinds: glibc},
+	{src: "c/next.c", kinds: []harness.Kind{harness.NoPIE, harness.PIE}, flags: []string{"-ldl"}, links: []library{{"c/nextlib.c", []string{"-ldl"}}}},
 	{src: "c/toggle.c", kinds: glibc, flags: []string{"-lpthread"}},
 	{src: "c/trampoline.c", kinds: glibc, flags: []string{"-Wl,-z,execstack"}},
 	{src: "c/patch.c", kinds: harness.AllKinds},

@@ -149,12 +149,18 @@ func (cfg *Config) slot(addr uint64, call bool) *uint64 {
 	return cfg.Slot(addr, call)
 }
 
+// missed is Missed, or false.
+func (cfg *Config) missed(addr uint64) bool { return cfg.Missed != nil && cfg.Missed(addr) }
+
 // address is the address in the guest of a cache offset.
 func (s *Space) address(off uint32) uint64 { return s.cfg.Base + uint64(off) }
 
 // fill puts an entry into a table. A table can lead an address to one region only: the last one filled. It reports whether there was
 // room for what that needs.
 func (s *Space) fill(r *region, addr uint64, call bool, off uint32) bool {
+	if s.cfg.missed(addr) {
+		return true
+	}
 	slot := s.cfg.slot(addr, call)
 	f := fill{addr, off, call}
 	if slot == nil || atomic.SwapUint64(slot, s.address(off)) == s.address(off) {

@@ -246,6 +246,9 @@ func (s *Space) destination(l *link) (place, uint32, bool) {
 	if d := s.waking; d != nil && (l.target < d.lo || l.target >= d.hi) {
 		return place{}, 0, false // bound when all are awake
 	}
+	if s.cfg.missed(l.target) {
+		return place{}, 0, false
+	}
 	p, ok := s.block(l.target)
 	if !ok || !l.call && !l.away {
 		return p, p.body, ok

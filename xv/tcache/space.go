@@ -158,7 +158,7 @@ func (s *Space) TakeLink(m Memory, stub uint32) (resume uint32, target uint64, c
 		return 0, l.target, l.call, err
 	}
 	// Translating may have made the link's own fragment stale.
-	if !l.from.stale && l.to == nil {
+	if !l.from.stale && l.to == nil && !s.cfg.missed(l.target) {
 		s.bind(l, p.r, dest)
 	}
 	return dest, l.target, l.call, nil

@@ -53,6 +53,9 @@ type Config struct {
 	// Word, if set, is the cache offset (see translate.Layout) of a vector of translate.WordSize bytes that somebody else keeps for volatile
 	// code of a page (its first address), or 0: then Suspend and Resume keep one. Invalidate the page when that changes.
 	Word func(page uint64) uint32
+	// Missed, if set, reports of an original address that branches to it from other regions must not be bound, nor their table entries filled:
+	// each of them misses.
+	Missed func(addr uint64) bool
 	// Budget is how many bytes of original code one miss may translate ahead, beyond what was asked for: targets of
 	// direct calls and jumps. 0: none.
 	Budget int

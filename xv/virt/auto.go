@@ -19,7 +19,7 @@ import (
 
 // With AutoReturns a program runs with native returns until it shows that it reads return addresses:
 //
-//   - it, or a library that it loads, has an unwinder, uses one, or asks for the code that called it: see readerOf,
+//   - it, or a library that it loads, has an unwinder or uses one: see readerOf,
 //   - it generates code: such programs walk their stacks,
 //   - it jumps to a return address: longjmp, or a switch of contexts.
 //
@@ -38,28 +38,14 @@ func readerOf(f *elf.File, program bool) string {
 			return "it handles exceptions"
 		}
 	}
-	symbols, err := f.DynamicSymbols()
-	if err != nil {
-		return "" // a static program: without tables of exceptions, it has no use for an unwinder
-	}
-	opens := false
+	symbols, _ := f.DynamicSymbols() // none in a static program, which has no use for an unwinder without tables of exceptions
 	for _, s := range symbols {
-		imported := s.Section == elf.SHN_UNDEF
 		switch s.Name {
 		case "_Unwind_RaiseException", "_Unwind_Backtrace":
 			return "it has or uses an unwinder"
-		case "backtrace", "dlsym", "dlvsym", "mcount":
-			if imported {
+		case "backtrace", "mcount":
+			if s.Section == elf.SHN_UNDEF {
 				return "it uses " + s.Name
-			}
-		case "dlopen", "dlmopen":
-			opens = opens || imported
-		}
-	}
-	if opens && !program {
-		for _, tag := range []elf.DynTag{elf.DT_RUNPATH, elf.DT_RPATH} {
-			if path, err := f.DynString(tag); err == nil && len(path) > 0 {
-				return "it uses dlopen, and has a search path"
 			}
 		}
 	}

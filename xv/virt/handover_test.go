@@ -23,7 +23,7 @@ func TestRecordComplete(t *testing.T) {
 		{thread{}, "slot tid alt resuming waits away passed held op trap arrived skipStep confined",
 			"p ctx dead left cloning forking server wantsRoom parked busy zeroed target kicked kicking weight absent step admitted hostMu inHost raising undo starting attempting stepAt"},
 		{addressSpace{}, "code ranges protected aliases guardLo guardHi files readExec lockNew mdwe unpassed former", "s mu closed unmapped moving rangesMu users tools next toggles way room changing"},
-		{codeSpace{}, "home upper given far warm volatile", "native s cache tables farMu covering space users"},
+		{codeSpace{}, "home upper given far warm volatile", "native askers s cache tables farMu covering space users"},
 		{signalStack{}, "sp flags size", ""},
 		{trapWords{}, "trap err cr2", ""},
 		{registers{}, "gpr rip rflags", ""},

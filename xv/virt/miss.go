@@ -44,6 +44,7 @@ func (th *thread) linkMiss() {
 		if isCall {
 			regs.gpr[rsp] += 8
 		}
+		th.tellCaller(&regs)
 		if resume == 0 { // see zero
 			th.ctx.setU64(abi.RAX+8*rsp, regs.gpr[rsp])
 		}

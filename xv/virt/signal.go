@@ -135,6 +135,7 @@ func (th *thread) missTrap(f frame, regs registers, isCall bool) bool {
 		return true
 	}
 	th.alias(f, regs.rip)
+	th.tellCaller(&regs)
 	out := regs
 	if isCall { // D takes the extra word off
 		out.gpr[rsp] -= 8

@@ -152,6 +152,7 @@ type codeSpace struct {
 	covering sync.Mutex // held while far changes; farMu only for the change itself
 	space    *tcache.Space
 	warm     warmth
+	askers   askers
 	users    atomic.Int32
 
 	volatile volatileCode
@@ -179,9 +180,12 @@ func (s *Session) newCodeSpace(home abi.Home, native bool) (*codeSpace, error) {
 func (c *codeSpace) config() tcache.Config {
 	return tcache.Config{
 		Code: c.cache.view, Base: c.home.Cache(), Layout: c.layout(), Slot: c.slot, Budget: translateAhead,
-		Volatile: c.volatile.contains, Word: c.volatile.word,
+		Volatile: c.volatile.contains, Word: c.volatile.word, Missed: c.asks,
 	}
 }
+
+// asks is tcache.Config.Missed.
+func (c *codeSpace) asks(addr uint64) bool { return c.native && c.askers.has(addr) }
 
 // layout is what the code of c must know.
 func (c *codeSpace) layout() translate.Layout {
@@ -430,6 +434,7 @@ func (c *codeSpace) successor(home abi.Home, native bool) (*codeSpace, error) {
 		return nil, err
 	}
 	next.volatile = c.volatile.clone()
+	next.askers.copyFrom(&c.askers)
 	if native == c.native {
 		next.warm = c.warm.clone()
 	}

@@ -72,6 +72,9 @@ func (th *thread) mappedCode(lo, hi uint64, prot int, name string, inode, offset
 	}
 	c := th.p.as.enter()
 	defer th.p.as.exit()
+	if c.native {
+		c.noteAskers(lo, hi, name, offset)
+	}
 	w := &c.warm
 	if w.program == (store.File{}) {
 		return
