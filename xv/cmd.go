@@ -226,11 +226,11 @@ func (c *Cmd) Start() error {
 		return err
 	}
 	c.stdio.started()
-	if c.OnStop != nil {
-		s.SetStopHandler(c.OnStop)
-	}
 	c.Process = newProcess(s)
 	close(c.begun)
+	if c.OnStop != nil { // which may be called at once, and may use c.Process
+		s.SetStopHandler(c.OnStop)
+	}
 	c.watch()
 	return nil
 }
