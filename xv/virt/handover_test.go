@@ -16,7 +16,7 @@ func TestRecordComplete(t *testing.T) {
 		recorded, remade string
 	}{
 		{Session{}, "cfg agent contexts reaper started slots nextSlot processes xfeatures mayLack",
-			"store bells nothing togglePool mu free births gone first left stop failure settling handing closed draining resting ended status " +
+			"store bells nothing togglePool mu free births gone first left stop stoppedBy failure settling handing closed draining resting ended status " +
 				"counters traceMu traceLost deaths untied"},
 		{Config{}, "Trace CacheSize StoreDir HighImages FarRegion Returns", "Path Argv Env Dir Files Ignored Limits Setpgid Warn OnFault"},
 		{process{}, "pid pidfd undumpable borrows limits threads as actions", "s parent dead executing confining ignoredSet"},

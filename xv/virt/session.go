@@ -43,7 +43,8 @@ type Session struct {
 	first     *process
 	left      []*codeSpace // of the last process
 	stop      func(syscall.Signal)
-	failure   error // what the supervisor could not do; the guest was killed for it
+	stoppedBy syscall.Signal // before there was stop
+	failure   error          // what the supervisor could not do; the guest was killed for it
 
 	settling sync.Mutex // see settle
 	handing  sync.Mutex // held by HandOver and Close
@@ -172,7 +173,11 @@ func (s *Session) Signal(sig syscall.Signal) error {
 func (s *Session) SetStopHandler(f func(sig syscall.Signal)) {
 	s.mu.Lock()
 	s.stop = f
+	before := s.stoppedBy
 	s.mu.Unlock()
+	if before != 0 {
+		f(before)
+	}
 }
 
 // Wait waits for the end of the first process. The error says that the supervisor had to end it.
@@ -340,11 +345,15 @@ func (s *Session) await(p *process) {
 			return
 		case cldStopped:
 			if unix.Waitid(unix.P_PID, p.pid, &info, unix.WSTOPPED|unix.WNOHANG, nil) == nil {
+				sig := syscall.Signal(childStatus(&info))
 				s.mu.Lock()
 				f := s.stop
+				if f == nil {
+					s.stoppedBy = sig
+				}
 				s.mu.Unlock()
 				if f != nil {
-					f(syscall.Signal(childStatus(&info)))
+					f(sig)
 				}
 			}
 		default: // CLD_TRAPPED: an execve is being followed
