@@ -153,7 +153,11 @@ func transparently(p *process, as *addressSpace) chooser {
 // leaveNative makes the return addresses of all address spaces original ones. It tries once.
 func (s *Session) leaveNative() error {
 	for _, p := range s.alive() {
-		_, err := s.tryRelocate(p.pid, transparently(p, p.space()), Relocation{Keep: KeepHot, Transparent: true})
+		as := p.space()
+		if !as.nativeReturns() {
+			continue
+		}
+		_, err := s.tryRelocate(p.pid, transparently(p, as), Relocation{Keep: KeepHot, Transparent: true})
 		if err != nil && !errors.Is(err, errWayClear) && !errors.Is(err, os.ErrProcessDone) {
 			return err
 		}
