@@ -58,13 +58,15 @@ func TestOutlive(t *testing.T) {
 		{"orphan", []string{sh, "-c", "(" + wait + ")" + quiet + "exit 3"}},
 		{"grandchild", []string{sh, "-c", "(sleep 0.05; (" + wait + ")" + quiet + "exit 0)" + quiet + "exit 3"}},
 		{"nohup", []string{bash, "-c", "nohup bash -c '" + wait + "'" + quiet + "disown; exit 3"}},
+		// The process that lives on has looked for its program in vain before.
+		{"failed-exec", []string{sh, "-c", "(PATH=/none:/nowhere:$PATH nohup sh -c 'echo > begun; " + wait + "')" + quiet + "while [ ! -e begun ]; do sleep 0.02; done; exit 3"}},
 		{"session", []string{sh, "-c", "setsid sh -c '" + wait + "' < /dev/null" + quiet + "exit 3"}},
 		{"ignored-hangup", []string{bash, "-c", "trap '' HUP; set -m; (" + wait + ")" + quiet + "exit 3"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			r := harness.Start(t, harness.Command(t, c.argv[0], c.argv[1:]...))
-			if ws := r.Wait(time.Minute); !ws.Exited() || ws.ExitStatus() != 3 {
+			if ws := r.Wait(20 * time.Second); !ws.Exited() || ws.ExitStatus() != 3 {
 				t.Errorf("%s, want exit status 3", harness.StatusString(ws))
 			}
 			if len(r.Guests()) == 0 {

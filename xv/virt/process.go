@@ -133,9 +133,13 @@ func (s *Session) rung(slot int) bool {
 }
 
 // lingers reports whether the slot of a thread that has ended cannot be used yet: a thread that exits still executes
-// the agent's last instructions, and a server may still be at work on a last request.
+// the agent's last instructions, and a server may still be at work on a last request. One without an id has never begun: its clone
+// or execve has failed.
 func (th *thread) lingers() bool {
-	return th != nil && (th.busy.Load() || !th.left && !th.p.dead.Load() && unix.Tgkill(th.p.pid, th.tid, 0) != unix.ESRCH)
+	if th == nil {
+		return false
+	}
+	return th.busy.Load() || th.tid != 0 && !th.left && !th.p.dead.Load() && unix.Tgkill(th.p.pid, th.tid, 0) != unix.ESRCH
 }
 
 // threadIn makes the thread of p that has a slot. The caller holds mu.
