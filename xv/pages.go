@@ -20,8 +20,9 @@ import (
 // maps anew or moves, and with an execve. A forked process has memory without tools; only paging goes on in it, on its own.
 //
 // A tool can be started and closed by any goroutine. A thread of the process has to help: at once if one waits for a callback,
-// which may be the caller's own, otherwise as soon as one is not asleep in a system call. Memory that is not mapped is an
-// error, os.ErrProcessDone the end of the process. Tools cannot be handed over (Process.HandOver).
+// which may be the caller's own, otherwise as soon as one hands off, and where all sleep one is interrupted by ptrace(2) for it. Where that
+// can't be (it is denied, or the thread is in vfork(2)) the caller waits. Memory that is not mapped is an
+// error, os.ErrProcessDone the end of the process, and of all others that share its memory. Tools cannot be handed over (Process.HandOver).
 //
 // The kernel's own accesses, in system calls, count as the guest's. They are told before the call is done,
 // by its arguments; what is known of a call's use of memory may be more than it does in the end. A call that finds a buffer by other

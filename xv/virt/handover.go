@@ -190,6 +190,7 @@ func (s *Session) part() {
 	s.mu.Lock()
 	for _, p := range s.processes {
 		p.dead.Store(true)
+		p.as.tools.jobs.end()
 		unix.Close(p.pidfd)
 	}
 	clear(s.processes)

@@ -15,45 +15,49 @@ import (
 	"xvrun/xv/trap"
 )
 
-// jobs is work that the host wants done by some thread of an address space, since only its own threads can change it. A
-// thread that waits for a callback of the host can do it at once; others at their next request, for which they are
-// kicked.
+// jobs is work that the host wants done by some thread of an address space, since only its own threads can change it: by one
+// that waits for a callback of the host, by the next one that hands off, for which those that run are kicked, or by one
+// that sleeps in a system call (see useSleeper).
 type jobs struct {
 	pending atomic.Int32 // length of list
 	mu      sync.Mutex
 	list    []*job
+	ended   bool                    // no thread will come any more
 	hosted  map[*thread]*sync.Mutex // threads that wait for callbacks; the mutex is held while one is used
 }
 
+// job is one of them: do is called with a thread, and what performs system calls in it. If the thread dies meanwhile, do is called
+// again with another one.
 type job struct {
-	do   func(th *thread) error
-	done chan error
+	do   func(th *thread, c caller) error
+	done chan error // gets the result, or os.ErrProcessDone
 }
 
-// onThread lets a thread of the address space do f. It waits until one is not asleep in a system call. The error is
-// os.ErrProcessDone if none is left.
-func (as *addressSpace) onThread(f func(th *thread) error) error {
+// jobPatience is how long a job waits for a thread that runs until it is looked for again, and others are tried.
+const jobPatience = time.Millisecond
+
+// onThread lets a thread of the address space do f. The error is os.ErrProcessDone if no process is left there.
+func (as *addressSpace) onThread(f func(th *thread, c caller) error) error {
 	js := &as.tools.jobs
 	j := &job{do: f, done: make(chan error, 1)}
-	js.mu.Lock()
-	for th, mu := range js.hosted {
-		mu.Lock()
-		js.mu.Unlock()
-		defer mu.Unlock()
-		return survive(func() error { return f(th) })
+	if !js.add(j) {
+		return os.ErrProcessDone
 	}
-	js.list = append(js.list, j)
-	js.pending.Add(1)
-	js.mu.Unlock()
+	var tried time.Time
+	var took time.Duration
 	for {
-		as.kickSome()
+		if !as.useHosted() {
+			as.kickSome()
+		}
 		select {
 		case err := <-j.done:
 			return err
-		case <-time.After(time.Millisecond):
+		case <-time.After(jobPatience):
 		}
-		if as.users.Load() == 0 && js.cancel(j) {
-			return os.ErrProcessDone
+		if time.Since(tried) > pausesApart*took {
+			tried = time.Now()
+			as.useSleeper()
+			took = time.Since(tried)
 		}
 	}
 }
@@ -67,38 +71,66 @@ func (as *addressSpace) kickSome() {
 	}
 }
 
-// cancel takes a job back. It reports whether nobody has begun with it.
-func (js *jobs) cancel(j *job) bool {
+// add reports false if nobody will do the job.
+func (js *jobs) add(j *job) bool {
 	js.mu.Lock()
 	defer js.mu.Unlock()
-	for i := range js.list {
-		if js.list[i] == j {
-			js.list = append(js.list[:i], js.list[i+1:]...)
-			js.pending.Add(-1)
-			return true
-		}
+	if js.ended {
+		return false
 	}
-	return false
+	js.list = append(js.list, j)
+	js.pending.Add(1)
+	return true
 }
+
+// take returns the next job, nil if there is none.
+func (js *jobs) take() *job {
+	js.mu.Lock()
+	defer js.mu.Unlock()
+	if len(js.list) == 0 {
+		return nil
+	}
+	j := js.list[0]
+	js.list = js.list[1:]
+	js.pending.Add(-1)
+	return j
+}
+
+// end is called when no process of the address space is left.
+func (js *jobs) end() {
+	js.mu.Lock()
+	defer js.mu.Unlock()
+	js.ended = true
+	for _, j := range js.list {
+		j.done <- os.ErrProcessDone
+	}
+	js.list = nil
+	js.pending.Store(0)
+}
+
+// doAll does what waits through th, in which c performs system calls. It reports false if th is no longer: the rest is for others then.
+func (js *jobs) doAll(th *thread, c caller) bool {
+	for j := js.take(); j != nil; j = js.take() {
+		err := survive(func() error { return j.do(th, c) })
+		if err == nil || !th.ended() {
+			j.done <- err
+			continue
+		}
+		if !js.add(j) {
+			j.done <- os.ErrProcessDone
+		}
+		return false
+	}
+	return true
+}
+
+// ended reports whether the thread has ended or is about to.
+func (th *thread) ended() bool { return th.dead.Load() || th.p.dead.Load() || ending(th.tid) }
 
 // doJobs does what waits for a thread of its address space.
 func (th *thread) doJobs() {
-	js := &th.p.as.tools.jobs
-	for js.pending.Load() > 0 {
-		js.mu.Lock()
-		if len(js.list) == 0 {
-			js.mu.Unlock()
-			return
-		}
-		j := js.list[0]
-		js.list = js.list[1:]
-		js.pending.Add(-1)
-		js.mu.Unlock()
-		err := survive(func() error { return j.do(th) })
-		j.done <- err
-		if th.dead.Load() || th.p.dead.Load() {
-			panic(gone{})
-		}
+	if !th.p.as.tools.jobs.doAll(th, th) {
+		panic(gone{})
 	}
 }
 
@@ -138,6 +170,21 @@ func (th *thread) host() (leave func()) {
 	}
 }
 
+// useHosted does what waits through a thread that waits for a callback. It reports whether there was one that nobody else used.
+func (as *addressSpace) useHosted() bool {
+	js := &as.tools.jobs
+	js.mu.Lock()
+	for th, mu := range js.hosted {
+		if mu.TryLock() {
+			js.mu.Unlock()
+			defer mu.Unlock()
+			return js.doAll(th, th)
+		}
+	}
+	js.mu.Unlock()
+	return false
+}
+
 // tool starts a page tool for memory of a process.
 func (s *Session) tool(pid int, addr, length uint64, t *pageTool) (PageTool, error) {
 	lo, hi, ok := pages(addr, length)
@@ -159,7 +206,7 @@ func (s *Session) tool(pid int, addr, length uint64, t *pageTool) (PageTool, err
 	if reserved, err := t.as.isReserved(lo, hi); err != nil || reserved {
 		return nil, cmp.Or(err, errNotMapped)
 	}
-	if err := t.as.onThread(func(th *thread) error { return t.install(th, lo, hi) }); err != nil {
+	if err := t.as.onThread(func(th *thread, c caller) error { return t.install(th, c, lo, hi) }); err != nil {
 		return nil, fmt.Errorf("memory %#x-%#x of process %d: %w", lo, hi, p.pid, err)
 	}
 	return t, nil
@@ -191,10 +238,10 @@ func (s *Session) TrackDirty(pid int, addr, length uint64) (PageTool, error) {
 
 // Close implements PageTool.
 func (t *pageTool) Close() error {
-	err := t.as.onThread(func(th *thread) error {
+	err := t.as.onThread(func(_ *thread, c caller) error {
 		t.as.tools.mu.Lock()
 		defer t.as.tools.mu.Unlock()
-		return t.remove(th)
+		return t.remove(c)
 	})
 	if err == os.ErrProcessDone {
 		return nil
@@ -204,28 +251,39 @@ func (t *pageTool) Close() error {
 
 // Dirty implements PageTool.
 func (t *pageTool) Dirty() (list []uint64, err error) {
-	err = t.as.onThread(func(th *thread) error {
+	taken := false
+	var again ranges
+	err = t.as.onThread(func(_ *thread, c caller) error {
 		ts := &t.as.tools
 		ts.mu.Lock()
 		defer ts.mu.Unlock()
-		for page := range t.dirty {
-			list = append(list, page)
-		}
-		slices.Sort(list)
-		clear(t.dirty)
-		var again ranges
-		for _, page := range list {
-			if _, mapped := ts.shadow.find(page); mapped {
-				t.armed = t.armed.put(page, page+pageSize, 0)
-				again = again.put(page, page+pageSize, 0)
-			}
+		if !taken {
+			taken = true
+			list, again = t.rearm()
 		}
 		for _, r := range again {
-			if err := t.as.apply(th, r.lo, r.hi); err != nil {
+			if err := t.as.apply(c, r.lo, r.hi); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
 	return list, err
+}
+
+// rearm takes the pages that were written, and has the next writes to them noted, once their protection is set. The caller holds mu.
+func (t *pageTool) rearm() (written []uint64, again ranges) {
+	for page := range t.dirty {
+		written = append(written, page)
+	}
+	slices.Sort(written)
+	clear(t.dirty)
+	t.as.tools.armings.Add(1)
+	for _, page := range written {
+		if _, mapped := t.as.tools.shadow.find(page); mapped {
+			t.armed = t.armed.put(page, page+pageSize, 0)
+			again = again.put(page, page+pageSize, 0)
+		}
+	}
+	return written, again
 }

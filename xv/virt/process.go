@@ -76,6 +76,7 @@ type thread struct {
 
 	step     *step      // an instruction that it is let do, nil: none; see letThrough
 	admitted []toolPage // what is open for its system call
+	armings  uint32     // of the tools when that was admitted
 	hostMu   sync.Mutex // held by whoever uses the thread while it waits for a callback of the host
 	inHost   bool       // a callback uses the thread
 }

@@ -434,9 +434,9 @@ func (m *mover) commit() error {
 	return m.once(func(h *halted) error { return perform(m.injector(h, to), calls...) })
 }
 
-// perform performs system calls that must succeed.
-func perform(in *injector, calls ...call) error {
-	results, err := in.perform(calls...)
+// perform performs system calls that must succeed together: the error names the first that failed.
+func perform(c caller, calls ...call) error {
+	results, err := c.perform(calls...)
 	if err == nil {
 		err = firstError(calls, results)
 	}

@@ -47,12 +47,13 @@ func (th *thread) interrupted(regs registers, p passed) {
 		th.endInterrupted(&regs, w.over)
 	case p.call.nr == unix.SYS_CLOSE || p.restarts == maxRestarts:
 		th.endInterrupted(&regs, -int64(unix.EINTR))
-	default:
+	case th.admitAgain(&regs, p.call):
 		p.restarts++
 		th.pass(regs, p)
 	}
 }
 
+// endInterrupted ends a system call, of which an attempt may have been made, with its result.
 func (th *thread) endInterrupted(regs *registers, result int64) {
 	th.takeHeldBack()
 	th.result(regs, result)

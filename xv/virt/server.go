@@ -370,8 +370,8 @@ func (th *thread) touch(addr uint64) bool {
 	return th.ctx.u64(abi.Call+callResult) == 0
 }
 
-// remoteErr is remote for calls that must succeed together: the error names the first that failed.
-func (th *thread) remoteErr(calls ...call) error { return firstError(calls, th.remote(calls...)) }
+// remoteErr is perform by the thread.
+func (th *thread) remoteErr(calls ...call) error { return perform(th, calls...) }
 
 func firstError(calls []call, results []int64) error {
 	for i, k := range calls {

@@ -106,6 +106,7 @@ func (as *addressSpace) leave() {
 		as.giveTogglesBack()
 		as.code.leave()
 		as.mu.Unlock()
+		as.tools.jobs.end()
 	}
 }
 

@@ -212,8 +212,10 @@ func (th *thread) callDone() {
 		return
 	case k.child != nil:
 		th.cloned(k.child, r)
-	case th.op == abi.OpGate && r == -int64(unix.EFAULT) && th.p.as.unprotectAny(th, 0, userLimit): // see retryAfterFault
-		th.gateCall(regs, k.call)
+	case th.op == abi.OpGate && r == -int64(unix.EFAULT) && (th.p.as.unprotectAny(th, 0, userLimit) || th.barred(k.call)): // see retryAfterFault
+		if th.admitCall(&regs, k.call) {
+			th.gateCall(regs, k.call)
+		}
 		return
 	case th.op == abi.OpGate && r == -int64(unix.EINTR):
 		th.interrupted(regs, *k)

@@ -95,18 +95,37 @@ func (th *thread) messages(addr, n uint64) (list []span) {
 // admitCall tells the tools of the memory that the system call k may use, and opens it until the thread's next request. It
 // reports false if the call must not be done: then it is answered.
 func (th *thread) admitCall(regs *registers, k call) bool {
+	th.armings = th.p.as.tools.armings.Load()
+	return th.admitSpans(regs, regs, k)
+}
+
+// admitAgain is admitCall for a system call that was interrupted: the tools are not told once more, unless there is a new one.
+func (th *thread) admitAgain(regs *registers, k call) bool {
+	if th.armings != th.p.as.tools.armings.Load() {
+		return th.admitCall(regs, k)
+	}
+	return th.admitSpans(regs, nil, k)
+}
+
+// admitSpans is admitCall with the registers that the tools are shown, nil if they are not to be told.
+func (th *thread) admitSpans(regs, shown *registers, k call) bool {
 	if !th.p.as.tools.active.Load() {
 		return true
 	}
 	for _, sp := range th.spans(k) {
-		if !th.admit(regs, sp) {
+		if !th.admit(shown, sp) {
 			if !th.p.dead.Load() {
-				th.result(regs, -int64(unix.EFAULT))
+				th.endInterrupted(regs, -int64(unix.EFAULT))
 			}
 			return false
 		}
 	}
 	return true
+}
+
+// barred reports whether a tool that has armed memory since the system call k was admitted may have kept the kernel from it.
+func (th *thread) barred(k call) bool {
+	return th.armings != th.p.as.tools.armings.Load() && th.touchesTools(k)
 }
 
 // touchesTools reports whether the system call k may use memory that tools are about: it began before they were.

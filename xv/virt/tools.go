@@ -22,8 +22,9 @@ import (
 
 // pageTools are the page tools of an address space.
 type pageTools struct {
-	active atomic.Bool // there are some
-	jobs   jobs
+	active  atomic.Bool   // there are some
+	armings atomic.Uint32 // how often memory was armed
+	jobs    jobs
 
 	mu     sync.Mutex
 	list   []*pageTool
@@ -49,6 +50,7 @@ type pageTool struct {
 	filling sync.Mutex // held while a page is filled
 
 	armed ranges
+	left  ranges              // what was armed when the tool ended, until the guest has its protections again
 	open  map[uint64]int      // armed pages that threads are let through to, and how many
 	dirty map[uint64]struct{} // pages written since they were last asked for
 }
@@ -120,8 +122,8 @@ func (as *addressSpace) kernelPermits(page uint64, prot int) int {
 }
 
 // apply sets the protections in [lo, hi). The caller holds mu.
-func (as *addressSpace) apply(th *thread, lo, hi uint64) error {
-	return th.remoteErr(as.protections(lo, hi)...)
+func (as *addressSpace) apply(c caller, lo, hi uint64) error {
+	return perform(c, as.protections(lo, hi)...)
 }
 
 // errNotMapped is the error of a page tool for memory that the guest does not have.
@@ -132,6 +134,9 @@ func (as *addressSpace) learn(th *thread, lo, hi uint64, private bool) error {
 	vmas, err := th.maps()
 	if err != nil {
 		return err
+	}
+	if len(vmas) == 0 { // the thread has left its memory: it ends
+		panic(gone{})
 	}
 	shadow, at, home := as.tools.shadow, lo, as.home()
 	for _, v := range vmas {
@@ -169,24 +174,28 @@ func (as *addressSpace) meant(v loader.VMA, page uint64) int {
 	return prot
 }
 
-// install starts a tool for [lo, hi), by th. The address space must not be entered: th may be one that reads code.
-func (t *pageTool) install(th *thread, lo, hi uint64) error {
+// install starts a tool for [lo, hi) by th, in which c performs system calls. The address space must not be entered: th may be one that
+// reads code. If th dies meanwhile, install is called again.
+func (t *pageTool) install(th *thread, c caller, lo, hi uint64) error {
 	as, ts := t.as, &t.as.tools
 	as.forbidToggles()
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	if err := as.learn(th, lo, hi, t.kind == pagerTool); err != nil {
-		return err
+	if !slices.Contains(ts.list, t) {
+		if err := as.learn(th, lo, hi, t.kind == pagerTool); err != nil {
+			return err
+		}
+		t.armed = ranges{{lo, hi, 0}}
+		ts.list = append(ts.list, t)
+		ts.active.Store(true)
+		ts.armings.Add(1)
 	}
-	t.armed = ranges{{lo, hi, 0}}
-	ts.list = append(ts.list, t)
-	ts.active.Store(true)
-	err := as.apply(th, lo, hi)
+	err := as.apply(c, lo, hi)
 	if err == nil && t.kind == pagerTool {
 		err = th.mayForce(lo)
 	}
 	if err != nil {
-		t.remove(th)
+		t.remove(c)
 		return err
 	}
 	as.guard(lo)
@@ -207,20 +216,18 @@ func (th *thread) mayForce(addr uint64) error {
 	return nil
 }
 
-// remove ends a tool. The caller holds mu.
-func (t *pageTool) remove(th *thread) error {
+// remove ends a tool. If the thread of c dies meanwhile, it is called again. The caller holds mu.
+func (t *pageTool) remove(c caller) error {
 	as, ts := t.as, &t.as.tools
-	i := slices.Index(ts.list, t)
-	if i < 0 {
-		return nil
+	if i := slices.Index(ts.list, t); i >= 0 {
+		t.left, t.armed = t.armed, nil
+		ts.list = slices.Delete(ts.list, i, i+1)
 	}
-	was := t.armed
-	t.armed = nil
-	ts.list = slices.Delete(ts.list, i, i+1)
 	var err error
-	for _, r := range was {
-		err = errors.Join(err, as.apply(th, r.lo, r.hi))
+	for _, r := range t.left {
+		err = errors.Join(err, as.apply(c, r.lo, r.hi))
 	}
+	t.left = nil
 	if len(ts.list) == 0 {
 		ts.shadow = nil
 		ts.active.Store(false)
@@ -229,10 +236,10 @@ func (t *pageTool) remove(th *thread) error {
 }
 
 // disarm takes pages out of a tool. If the kernel does not let it, they stay. The caller holds mu.
-func (t *pageTool) disarm(th *thread, lo, hi uint64) error {
+func (t *pageTool) disarm(c caller, lo, hi uint64) error {
 	was := t.armed.within(lo, hi)
 	t.armed = t.armed.cut(lo, hi)
-	err := t.as.apply(th, lo, hi)
+	err := t.as.apply(c, lo, hi)
 	if err != nil {
 		for _, r := range was {
 			t.armed = t.armed.put(r.lo, r.hi, 0)

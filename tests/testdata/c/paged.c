@@ -4,12 +4,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -362,6 +364,62 @@ static void full(void) {
 	puts("used");
 }
 
+// obey prints the address of m and who obeys: a store to m for each character that the host writes, which is read to c.
+static void obey(volatile char *m, char *c) {
+	char text[64];
+	for (int n = sprintf(text, "%p %d\n", m, getpid()); write(1, text, n) == n && read(0, c, 1) == 1; n = sprintf(text, "done\n"))
+		m[0]++;
+}
+
+static int ends[2]; // of a pipe
+
+static void *awaitEnd(void *result) {
+	struct epoll_event e = {.events = EPOLLIN};
+	int ep = epoll_create1(0);
+	if (epoll_ctl(ep, EPOLL_CTL_ADD, ends[0], &e))
+		exit(9);
+	*(int *)result = epoll_wait(ep, &e, 1, -1);
+	return 0;
+}
+
+static void *readEnd(void *to) {
+	if (read(ends[0], to, 3) != 3)
+		exit(9);
+	return 0;
+}
+
+// Threads that sleep in system calls, some with pointers to the memory that the host wants to see used.
+static void asleep(void) {
+	char *m = memory(2);
+	int ready;
+	if (pipe(ends))
+		exit(9);
+	pthread_t t[2];
+	pthread_create(&t[0], 0, awaitEnd, &ready);
+	pthread_create(&t[1], 0, readEnd, m + page + 8);
+	obey(m, m + page);
+	if (write(ends[1], "abcdef", 6) != 6)
+		exit(9);
+	for (int i = 0; i < 2; i++)
+		pthread_join(t[i], 0);
+	printf("%d %s %d\n", m[0], m + page + 8, ready);
+}
+
+static int sharer(void *m) {
+	char c;
+	obey(m, &c);
+	return 0;
+}
+
+// A process that shares the memory of the first one, which is killed.
+static void sharing(void) {
+	char *m = memory(1), *stack = memory(16);
+	if (clone(sharer, stack + 16 * page, CLONE_VM | SIGCHLD, m) < 0)
+		exit(9);
+	for (;;)
+		pause();
+}
+
 int main(int argc, char **argv) {
 	static const struct {
 		const char *name;
@@ -370,6 +428,7 @@ int main(int argc, char **argv) {
 		{"watch", watch}, {"string", string}, {"protect", protect}, {"calls", calls}, {"paging", paging},
 		{"bad", badPaging}, {"code", pagedCode}, {"dirty", dirty}, {"mapping", mapping}, {"generated", generated}, {"threads", threads},
 		{"outside", outside}, {"failed", failed}, {"answers", answers}, {"stepping", stepping}, {"full", full},
+		{"asleep", asleep}, {"sharing", sharing},
 	};
 	for (unsigned i = 0; i < sizeof modes / sizeof *modes; i++)
 		if (argc > 1 && strcmp(argv[1], modes[i].name) == 0) {
