@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -363,10 +364,10 @@ func TestTrackDirty(t *testing.T) {
 	}
 }
 
-// A tool that the host starts while the guest runs, by no callback.
-func TestWatchFromOutside(t *testing.T) {
-	t.Parallel()
-	cmd, _ := guest(t, "c/paged.c", "outside")
+// outside starts a guest that first prints the address of its memory.
+func outside(t *testing.T, mode string) (cmd *xv.Cmd, pipe io.Reader, addr uint64) {
+	t.Helper()
+	cmd, _ = guest(t, "c/paged.c", mode)
 	cmd.Stdout = nil
 	pipe, err := cmd.StdoutPipe()
 	if err != nil {
@@ -377,10 +378,17 @@ func TestWatchFromOutside(t *testing.T) {
 	}
 	line := make([]byte, 32)
 	n, _ := pipe.Read(line)
-	addr, err := strconv.ParseUint(strings.TrimSpace(string(line[:n])), 0, 64)
+	addr, err = strconv.ParseUint(strings.TrimSpace(string(line[:n])), 0, 64)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return cmd, pipe, addr
+}
+
+// A tool that the host starts while the guest runs, by no callback.
+func TestWatchFromOutside(t *testing.T) {
+	t.Parallel()
+	cmd, pipe, addr := outside(t, "outside")
 	var told atomic.Int32
 	m := xv.Memory{Addr: addr, Len: 1}
 	w, err := cmd.Process.Watch(m, trap.Write, func(c *trap.Context) trap.Action {
@@ -403,6 +411,31 @@ func TestWatchFromOutside(t *testing.T) {
 	}
 	if _, err := cmd.Process.TrackDirty(m); err == nil {
 		t.Error("a tool after the end")
+	}
+}
+
+// A child whose parent gets a tool while it is made has its memory without.
+func TestWatchWhileForking(t *testing.T) {
+	t.Parallel()
+	cmd, pipe, addr := outside(t, "forking")
+	m := xv.Memory{Addr: addr, Len: 4 * pageSize}
+	started := 0
+	for {
+		w, err := cmd.Process.Watch(m, trap.Read|trap.Write, func(*trap.Context) trap.Action { return trap.Proceed })
+		if errors.Is(err, os.ErrProcessDone) {
+			break
+		}
+		if err == nil {
+			err = w.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		started++
+	}
+	rest, _ := io.ReadAll(pipe)
+	if err := cmd.Wait(); err != nil || string(rest) != "0\n" {
+		t.Errorf("%v, %q children with bad memory, %d tools", err, rest, started)
 	}
 }
 

@@ -4,6 +4,7 @@ package virt
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -27,7 +28,7 @@ type jobs struct {
 }
 
 // job is one of them: do is called with a thread, and what performs system calls in it. If the thread dies meanwhile, do is called
-// again with another one.
+// again with another one, and later if the error is errForks.
 type job struct {
 	do   func(th *thread, c caller) error
 	done chan error // gets the result, or os.ErrProcessDone
@@ -108,20 +109,34 @@ func (js *jobs) end() {
 	js.pending.Store(0)
 }
 
+// errForks says that a job must wait: the memory that a process is being made with must be that of the tools which it was given.
+var errForks = errors.New("a process is being made")
+
 // doAll does what waits through th, in which c performs system calls. It reports false if th is no longer: the rest is for others then.
 func (js *jobs) doAll(th *thread, c caller) bool {
 	for j := js.take(); j != nil; j = js.take() {
 		err := survive(func() error { return j.do(th, c) })
-		if err == nil || !th.ended() {
+		later := err == errForks
+		if !later && (err == nil || !th.ended()) {
 			j.done <- err
 			continue
 		}
 		if !js.add(j) {
 			j.done <- os.ErrProcessDone
 		}
-		return false
+		return later
 	}
 	return true
+}
+
+// lockUnforked locks mu for a job that changes the tools. After an error it is not locked.
+func (as *addressSpace) lockUnforked() error {
+	as.tools.mu.Lock()
+	if as.forks() {
+		as.tools.mu.Unlock()
+		return errForks
+	}
+	return nil
 }
 
 // ended reports whether the thread has ended or is about to.
@@ -239,7 +254,9 @@ func (s *Session) TrackDirty(pid int, addr, length uint64) (PageTool, error) {
 // Close implements PageTool.
 func (t *pageTool) Close() error {
 	err := t.as.onThread(func(_ *thread, c caller) error {
-		t.as.tools.mu.Lock()
+		if err := t.as.lockUnforked(); err != nil {
+			return err
+		}
 		defer t.as.tools.mu.Unlock()
 		return t.remove(c)
 	})
@@ -254,9 +271,10 @@ func (t *pageTool) Dirty() (list []uint64, err error) {
 	taken := false
 	var again ranges
 	err = t.as.onThread(func(_ *thread, c caller) error {
-		ts := &t.as.tools
-		ts.mu.Lock()
-		defer ts.mu.Unlock()
+		if err := t.as.lockUnforked(); err != nil {
+			return err
+		}
+		defer t.as.tools.mu.Unlock()
 		if !taken {
 			taken = true
 			list, again = t.rearm()

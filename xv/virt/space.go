@@ -389,6 +389,11 @@ func (as *addressSpace) privatize(th *thread) error {
 	return nil
 }
 
+// forks reports whether a process is being made that has been given the state of this address space, but not yet its memory.
+func (as *addressSpace) forks() bool {
+	return slices.ContainsFunc(as.s.threadsOf(as), func(th *thread) bool { return th.forking.Load() })
+}
+
 // lockForOther locks the address space to give it another cache, when no process is being made with the one that it has.
 func (as *addressSpace) lockForOther(th *thread) {
 	for {
@@ -397,7 +402,7 @@ func (as *addressSpace) lockForOther(th *thread) {
 			as.mu.Unlock()
 			panic(gone{})
 		}
-		if !slices.ContainsFunc(as.s.threadsOf(as), func(th *thread) bool { return th.forking.Load() }) {
+		if !as.forks() {
 			return
 		}
 		as.mu.Unlock()

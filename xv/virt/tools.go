@@ -179,7 +179,9 @@ func (as *addressSpace) meant(v loader.VMA, page uint64) int {
 func (t *pageTool) install(th *thread, c caller, lo, hi uint64) error {
 	as, ts := t.as, &t.as.tools
 	as.forbidToggles()
-	ts.mu.Lock()
+	if err := as.lockUnforked(); err != nil {
+		return err
+	}
 	defer ts.mu.Unlock()
 	if !slices.Contains(ts.list, t) {
 		if err := as.learn(th, lo, hi, t.kind == pagerTool); err != nil {
@@ -307,14 +309,14 @@ func (as *addressSpace) shadowOf() ranges {
 }
 
 // inherit gives the tools of a process to its copy, whose memory is to be made by fork: paging goes on there, on its own,
-// other tools don't. settle completes it.
+// other tools don't. settle completes it. Until the copy is made the host changes no tools (see lockUnforked).
 func (ts *pageTools) inherit(parent *addressSpace, child *addressSpace) {
 	from := &parent.tools
+	from.mu.Lock()
+	defer from.mu.Unlock()
 	if !from.active.Load() {
 		return
 	}
-	from.mu.Lock()
-	defer from.mu.Unlock()
 	ts.shadow = from.shadow.clone()
 	for _, t := range from.list {
 		if t.kind == pagerTool {
@@ -331,22 +333,23 @@ func (th *thread) settleTools() error {
 	if !ts.active.Load() {
 		return nil
 	}
+	vmas, err := th.maps()
+	if err != nil {
+		return err
+	}
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	if len(ts.list) > 0 {
-		vmas, err := th.maps()
-		if err != nil {
-			return err
-		}
-		for _, v := range vmas {
-			if v.Prot&loader.ProtRead != 0 {
-				for _, t := range ts.list {
-					t.armed = t.armed.without(v.Start, v.End)
-				}
+	var known ranges // but for what another thread of the parent unmapped in between
+	for _, v := range vmas {
+		known = append(known, ts.shadow.within(v.Start, v.End)...)
+		if v.Prot&loader.ProtRead != 0 {
+			for _, t := range ts.list {
+				t.armed = t.armed.without(v.Start, v.End)
 			}
 		}
 	}
-	err := as.apply(th, 0, userLimit)
+	ts.shadow = known
+	err = as.apply(th, 0, userLimit)
 	if len(ts.list) == 0 {
 		ts.shadow = nil
 		ts.active.Store(false)

@@ -420,6 +420,31 @@ static void sharing(void) {
 		pause();
 }
 
+static void *spin(void *unused) {
+	for (;;)
+		__asm__ volatile("pause");
+}
+
+// Children of which each has memory that no tool is about, whatever the host does to the parent's when they are made.
+static void forking(void) {
+	char *m = memory(4);
+	pthread_t t;
+	pthread_create(&t, 0, spin, 0); // hands off when the host wants that
+	printf("%p\n", m);
+	fflush(stdout);
+	int bad = 0;
+	for (int i = 0; i < 200; i++) {
+		int status;
+		pid_t child = fork();
+		if (child == 0) {
+			m[0] = m[3 * page]++;
+			_exit(0);
+		}
+		bad += child < 0 || waitpid(child, &status, 0) != child || status != 0;
+	}
+	printf("%d\n", bad);
+}
+
 int main(int argc, char **argv) {
 	static const struct {
 		const char *name;
@@ -428,7 +453,7 @@ int main(int argc, char **argv) {
 		{"watch", watch}, {"string", string}, {"protect", protect}, {"calls", calls}, {"paging", paging},
 		{"bad", badPaging}, {"code", pagedCode}, {"dirty", dirty}, {"mapping", mapping}, {"generated", generated}, {"threads", threads},
 		{"outside", outside}, {"failed", failed}, {"answers", answers}, {"stepping", stepping}, {"full", full},
-		{"asleep", asleep}, {"sharing", sharing},
+		{"asleep", asleep}, {"sharing", sharing}, {"forking", forking},
 	};
 	for (unsigned i = 0; i < sizeof modes / sizeof *modes; i++)
 		if (argc > 1 && strcmp(argv[1], modes[i].name) == 0) {
