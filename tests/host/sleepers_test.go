@@ -158,3 +158,17 @@ func TestToolOfSharedMemory(t *testing.T) {
 		t.Errorf("%q", out)
 	}
 }
+
+// System calls that Linux ends with EINTR at a stop go on, however often they are interrupted by xv.
+func TestInterruptedOften(t *testing.T) {
+	t.Parallel()
+	s := startSleepers(t, "asleep", 3)
+	for range 110 {
+		if _, err := s.cmd.Process.Relocate(t.Context(), xv.Relocation{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := s.end(); out != "0 abc 1\n" || err != nil {
+		t.Errorf("%q, %v", out, err)
+	}
+}

@@ -34,6 +34,7 @@ func (th *thread) halt() (*halted, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("PTRACE_SEIZE of thread %d: %w", h.tid, err)
 	}
+	th.halted.Store(true)
 	if err := ptrace(unix.PTRACE_INTERRUPT, h.tid, 0, 0); err != nil {
 		return nil, fmt.Errorf("PTRACE_INTERRUPT of thread %d: %w", h.tid, err)
 	}

@@ -51,6 +51,7 @@ type thread struct {
 	forking  atomic.Bool  // making a process with a copy of the memory, in which the translation cache must be the one that it is given
 	busy     atomic.Bool  // a server is at work on its request
 	waits    atomic.Bool  // with its request, see drain
+	halted   atomic.Bool  // by ptrace, since its last system call that ended with EINTR; see interrupted
 	zeroed   atomic.Bool  // it was last sent to address 0, see drain
 	target   uint64       // of the jump that it then seems to have made
 	kicked   atomic.Int64 // when kick last sent a signal, in nanoseconds since the session began

@@ -14,7 +14,7 @@ import (
 // would not even have sent if the thread that it was for had not blocked all signals in the agent. Had a handler been called, the thread would have
 // come by another way. So they are done once more.
 
-// maxRestarts bounds how often: EINTR may be the answer of a file system.
+// maxRestarts bounds how often, but for what halt has interrupted: EINTR may be the answer of a file system.
 const maxRestarts = 100
 
 // timedWaits says where the time limits of system calls are that the kernel does not begin again with the time that is left,
@@ -38,17 +38,20 @@ type timedWait struct {
 // interrupted answers a system call that was ended with EINTR although no handler was called. close(2) has closed the file.
 // When it began is not known of one that the gate did: it gets its whole time again, and ends at the first interruption after that.
 func (th *thread) interrupted(regs registers, p passed) {
-	if p.restarts == 0 {
+	if p.since.IsZero() {
 		p.since = time.Now()
 	}
+	halted := th.halted.Swap(false)
 	w, timed := timedWaits[p.call.nr]
 	switch {
 	case timed && th.over(w, p):
 		th.endInterrupted(&regs, w.over)
-	case p.call.nr == unix.SYS_CLOSE || p.restarts == maxRestarts:
+	case p.call.nr == unix.SYS_CLOSE || p.restarts == maxRestarts && !halted:
 		th.endInterrupted(&regs, -int64(unix.EINTR))
 	case th.admitAgain(&regs, p.call):
-		p.restarts++
+		if !halted {
+			p.restarts++
+		}
 		th.pass(regs, p)
 	}
 }
