@@ -3,6 +3,7 @@
 package host
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -364,8 +365,8 @@ func TestTrackDirty(t *testing.T) {
 	}
 }
 
-// outside starts a guest that first prints the address of its memory.
-func outside(t *testing.T, mode string) (cmd *xv.Cmd, pipe io.Reader, addr uint64) {
+// outside starts a guest that prints a line first, which begins with the address of memory.
+func outside(t *testing.T, mode string) (cmd *xv.Cmd, in io.WriteCloser, out *bufio.Reader, line []string, addr uint64) {
 	t.Helper()
 	cmd, _ = guest(t, "c/paged.c", mode)
 	cmd.Stdout = nil
@@ -373,22 +374,25 @@ func outside(t *testing.T, mode string) (cmd *xv.Cmd, pipe io.Reader, addr uint6
 	if err != nil {
 		t.Fatal(err)
 	}
+	if in, err = cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	line := make([]byte, 32)
-	n, _ := pipe.Read(line)
-	addr, err = strconv.ParseUint(strings.TrimSpace(string(line[:n])), 0, 64)
-	if err != nil {
+	out = bufio.NewReader(pipe)
+	text, _ := out.ReadString('\n')
+	line = strings.Fields(text + " none")
+	if addr, err = strconv.ParseUint(line[0], 0, 64); err != nil {
 		t.Fatal(err)
 	}
-	return cmd, pipe, addr
+	return cmd, in, out, line, addr
 }
 
 // A tool that the host starts while the guest runs, by no callback.
 func TestWatchFromOutside(t *testing.T) {
 	t.Parallel()
-	cmd, pipe, addr := outside(t, "outside")
+	cmd, _, pipe, _, addr := outside(t, "outside")
 	var told atomic.Int32
 	m := xv.Memory{Addr: addr, Len: 1}
 	w, err := cmd.Process.Watch(m, trap.Write, func(c *trap.Context) trap.Action {
@@ -417,7 +421,7 @@ func TestWatchFromOutside(t *testing.T) {
 // A child whose parent gets a tool while it is made has its memory without.
 func TestWatchWhileForking(t *testing.T) {
 	t.Parallel()
-	cmd, pipe, addr := outside(t, "forking")
+	cmd, _, pipe, _, addr := outside(t, "forking")
 	m := xv.Memory{Addr: addr, Len: 4 * pageSize}
 	started := 0
 	for {
@@ -437,6 +441,25 @@ func TestWatchWhileForking(t *testing.T) {
 	if err := cmd.Wait(); err != nil || string(rest) != "0\n" {
 		t.Errorf("%v, %q children with bad memory, %d tools", err, rest, started)
 	}
+}
+
+// fill may use page tools also when it is called for a fork.
+func TestPageWhileForking(t *testing.T) {
+	t.Parallel()
+	cmd, out := guest(t, "c/paged.c", "newborn")
+	asked(cmd, func(op uint64, m xv.Memory) {
+		_, err := cmd.Process.Page(m, func(pid int, page uint64, b []byte) error {
+			d, err := cmd.Process.TrackDirty(m)
+			if err == nil {
+				err = d.Close()
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	run(t, cmd, out, "0\n")
 }
 
 func TestToolErrors(t *testing.T) {

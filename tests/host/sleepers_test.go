@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -33,23 +34,12 @@ type sleepers struct {
 
 func startSleepers(t *testing.T, mode string, threads int) *sleepers {
 	t.Helper()
-	cmd, _ := guest(t, "c/paged.c", mode)
-	cmd.Stdout = nil
-	out, err := cmd.StdoutPipe()
+	cmd, in, out, line, addr := outside(t, mode)
+	pid, err := strconv.Atoi(line[1])
 	if err != nil {
 		t.Fatal(err)
 	}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	s := &sleepers{T: t, cmd: cmd, in: in, out: bufio.NewReader(out), threads: threads}
-	if _, err := fmt.Fscanf(s.out, "0x%x %d\n", &s.addr, &s.pid); err != nil {
-		t.Fatal(err)
-	}
+	s := &sleepers{T: t, cmd: cmd, in: in, out: out, addr: addr, pid: pid, threads: threads}
 	s.rest()
 	return s
 }

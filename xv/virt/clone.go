@@ -60,6 +60,7 @@ func (th *thread) clone3(regs *registers) {
 // caller's.
 func (th *thread) cloneWith(regs *registers, k call, flags, stack uint64) {
 	s, p := th.p.s, th.p
+	ownID := th.admitTIDs(k, flags) // may call the host, which must find tools that can be changed
 	th.forking.Store(flags&unix.CLONE_VM == 0)
 	child, err := th.newChild(flags)
 	if err != nil {
@@ -73,7 +74,6 @@ func (th *thread) cloneWith(regs *registers, k call, flags, stack uint64) {
 	if stack != 0 {
 		state.gpr[rsp] = stack
 	}
-	ownID := th.admitTIDs(k, flags)
 	child.starting = func() {
 		th.forking.Store(false) // also if the parent waits for its end (CLONE_VFORK)
 		child.begun(p, state, flags, ownID)

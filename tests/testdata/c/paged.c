@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -445,6 +446,17 @@ static void forking(void) {
 	printf("%d\n", bad);
 }
 
+// The kernel stores the id of a new process into a page that the host fills.
+static void newborn(void) {
+	int *id = (int *)memory(1), status;
+	host(start, id, page);
+	pid_t child = syscall(SYS_clone, SIGCHLD | CLONE_CHILD_SETTID, 0, 0, id, 0);
+	if (child == 0)
+		_exit(*id != getpid());
+	waitpid(child, &status, 0);
+	printf("%d\n", status);
+}
+
 int main(int argc, char **argv) {
 	static const struct {
 		const char *name;
@@ -453,7 +465,7 @@ int main(int argc, char **argv) {
 		{"watch", watch}, {"string", string}, {"protect", protect}, {"calls", calls}, {"paging", paging},
 		{"bad", badPaging}, {"code", pagedCode}, {"dirty", dirty}, {"mapping", mapping}, {"generated", generated}, {"threads", threads},
 		{"outside", outside}, {"failed", failed}, {"answers", answers}, {"stepping", stepping}, {"full", full},
-		{"asleep", asleep}, {"sharing", sharing}, {"forking", forking},
+		{"asleep", asleep}, {"sharing", sharing}, {"forking", forking}, {"newborn", newborn},
 	};
 	for (unsigned i = 0; i < sizeof modes / sizeof *modes; i++)
 		if (argc > 1 && strcmp(argv[1], modes[i].name) == 0) {
