@@ -186,7 +186,7 @@ func TestLinkedWakes(t *testing.T) {
 		},
 		"code": func(p *linkedPair, s *Space, to *image) bool { return s.HasCode(p.function(41), p.function(41)+1) },
 		"rebase": func(p *linkedPair, s *Space, to *image) bool {
-			s.Rebase(s.cfg.Base + 0x300000)
+			s.Rebase(s.cfg.Base+0x300000, s.cfg.slot)
 			return s.Stats().Live == len(p.list)
 		},
 		"flush": func(p *linkedPair, s *Space, to *image) bool { s.Flush(); return s.Stats().Live == 0 },

@@ -31,7 +31,7 @@ func TestRebase(t *testing.T) {
 	for i, base := range []uint64{0x2345_6000, 0x6000_0000, 0x7ffe_0000_0000, testBase} {
 		live := s.Stats().Live
 		before := slices.Clone(s.cfg.Code)
-		s.Rebase(base)
+		s.Rebase(base, s.cfg.slot)
 		if !bytes.Equal(before, s.cfg.Code) {
 			t.Fatal("the code has changed: it holds addresses of its place")
 		}
@@ -83,7 +83,7 @@ func TestRebaseHash(t *testing.T) {
 		t.Fatal(err)
 	}
 	before, code := low, slices.Clone(s.cfg.Code)
-	s.Rebase(0x2000_0000)
+	s.Rebase(0x2000_0000, s.cfg.slot)
 	for i := range low {
 		if before[i] < testBase || low[i] != before[i]-testBase+0x2000_0000 {
 			t.Errorf("the entry %#x has become %#x", before[i], low[i])
@@ -104,7 +104,7 @@ func TestRebaseChecked(t *testing.T) {
 		t.Fatal(err)
 	}
 	code := slices.Clone(s.cfg.Code)
-	s.Rebase(0x2000_0000)
+	s.Rebase(0x2000_0000, s.cfg.slot)
 	if r := s.regionAt(t, im.lo); r.stale || !r.reg.Checked || !bytes.Equal(code, s.cfg.Code) {
 		t.Errorf("checked code has changed: %+v", r.reg)
 	}

@@ -199,6 +199,11 @@ func (c *codeSpace) layout() translate.Layout {
 func (c *codeSpace) slot(addr uint64, isCall bool) *uint64 {
 	c.farMu.RLock()
 	defer c.farMu.RUnlock()
+	return c.slotOf(addr, isCall)
+}
+
+// slotOf is slot for a caller that holds farMu.
+func (c *codeSpace) slotOf(addr uint64, isCall bool) *uint64 {
 	if c.hasNear(addr) && !c.isGiven(addr) {
 		if isCall {
 			addr += translate.CallBias
@@ -429,7 +434,9 @@ func (c *codeSpace) rebase(home abi.Home) {
 	if c.home == home {
 		return
 	}
-	c.space.Rebase(home.Cache())
+	c.farMu.RLock()
+	defer c.farMu.RUnlock()
+	c.space.Rebase(home.Cache(), c.slotOf)
 	c.home = home
 }
 
