@@ -28,10 +28,11 @@ import (
 
 // readerOf returns why a program or library may read return addresses, "" if nothing says so.
 func readerOf(f *elf.File, program bool) string {
+	if len(f.Sections) == 0 {
+		return "it has no section headers"
+	}
 	if program {
 		switch {
-		case len(f.Sections) == 0:
-			return "it has no section headers"
 		case f.Section(".gopclntab") != nil:
 			return "it is a Go program"
 		case f.Section(".gcc_except_table") != nil:
@@ -52,15 +53,15 @@ func readerOf(f *elf.File, program bool) string {
 	return ""
 }
 
-// reader is readerOf for a file of the guest, by a path that the supervisor can open. Of what is no program or library nothing says so.
+// reader is readerOf for a file of the guest, by a path that the supervisor can open.
 func reader(name string, program bool) string {
 	var st unix.Stat_t
 	if unix.Stat(name, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return ""
+		return "it executes what is no file"
 	}
 	f, err := elf.Open(name)
 	if err != nil {
-		return ""
+		return "it executes a file that cannot be read as a program or library"
 	}
 	defer f.Close()
 	return readerOf(f, program)
