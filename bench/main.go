@@ -51,7 +51,7 @@ func bench(ctx context.Context, rounds int, gate bool, only string) error {
 		return err
 	}
 	var exceeded []string
-	fmt.Printf("%-8s %-12s %10s   %s\n", "program", "runner", "time", "ratio to native: min, median, max")
+	fmt.Printf("%-8s %-13s %10s   %s\n", "program", "runner", "time", "ratio to native: min, median, max")
 	for _, w := range workloads(gate) {
 		if only != "" && !slices.Contains(strings.Split(only, ","), w.name) {
 			continue
@@ -105,11 +105,11 @@ type result struct {
 
 func (r result) String() string {
 	if r.err != nil {
-		return fmt.Sprintf("%-8s %-12s failed: %v", r.workload, r.runner, r.err)
+		return fmt.Sprintf("%-8s %-13s failed: %v", r.workload, r.runner, r.err)
 	}
 	lo, mid, hi := spread(r.ratios)
 	_, t, _ := spread(r.times)
-	return fmt.Sprintf("%-8s %-12s %10s   %.3f %.3f %.3f", r.workload, r.runner, t.Round(10*time.Microsecond), lo, mid, hi)
+	return fmt.Sprintf("%-8s %-13s %10s   %.3f %.3f %.3f", r.workload, r.runner, t.Round(10*time.Microsecond), lo, mid, hi)
 }
 
 // exceeds reports how a result of xvrun is outside of the bounds of w, or "".

@@ -33,16 +33,19 @@ func findRunners(ctx context.Context, dir string, peers bool) ([]runner, error) 
 			return nil, fmt.Errorf("go build: %w\n%s", err, out)
 		}
 	}
-	// The run that is not counted fills the store.
+	store := filepath.Join(dir, "store") // the run that is not counted fills it
 	runners := []runner{
 		{name: "native"},
-		{name: "xvrun", prefix: []string{xvrun, "-store", filepath.Join(dir, "store")}},
+		{name: "xvrun", prefix: []string{xvrun, "-store", store}},
 		{name: "xvrun, first", prefix: []string{xvrun, "-store", ""}},
 	}
 	if !peers {
 		return runners, nil
 	}
-	runners = append(runners, runner{name: "xvrun, far", prefix: []string{xvrun, "-store", filepath.Join(dir, "store"), "-far-region"}})
+	runners = append(runners,
+		runner{name: "xvrun, far", prefix: []string{xvrun, "-store", store, "-far-region"}},
+		runner{name: "xvrun, native", prefix: []string{xvrun, "-store", store, "-returns=native"}},
+	)
 	for _, p := range []struct {
 		name, env, tool string
 		flags           []string
