@@ -203,6 +203,10 @@ func (as *addressSpace) besideLookups(maps []loader.VMA) []loader.VMA {
 
 func besideLookups(maps []loader.VMA, code ranges) []loader.VMA {
 	all := slices.Clone(maps)
+	if hasVsyscalls() { // its lookup wraps around
+		at := abi.Entry(vsyscallPage)
+		all = append(all, loader.VMA{Start: at, End: at + abi.EntrySize*pageSize})
+	}
 	for _, r := range code {
 		for _, at := range lookups(r.lo, r.hi) {
 			if at.hi > abi.TablesEnd {
