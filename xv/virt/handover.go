@@ -120,6 +120,8 @@ type threadRecord struct {
 	SkipStep      bool
 }
 
+var errToolsInUse = errors.New("page tools are in use")
+
 // HandOver makes a program the supervisor of the processes that have outlived the first one; it has to call
 // TakeOver. On return that has happened: the session is closed, and the processes are no more this one's
 // business. After an error everything is as before; it is os.ErrProcessDone if no process is left.
@@ -139,11 +141,14 @@ func (s *Session) HandOver(program string, argv []string) error {
 	case s.anyNative():
 		return fmt.Errorf("%w: a program has just started", errBusy)
 	case s.toolsInUse():
-		return errors.New("page tools are in use")
+		return errToolsInUse
 	}
 	agent.HandOff(s.agent.view, unix.SYS_BRK) // the new supervisor can't, see countSpace
 	s.eachCode((*codeSpace).keep)
 	err := s.drain()
+	if err == nil && s.toolsInUse() { // one whose start was at work
+		err = errToolsInUse
+	}
 	if err == nil {
 		s.deaths.close()
 		<-s.deaths.done

@@ -5,6 +5,7 @@ package virt
 import (
 	"cmp"
 	"slices"
+	"unsafe"
 
 	"xvrun/xv/agent/abi"
 	"xvrun/xv/translate"
@@ -24,8 +25,23 @@ type formerPlace struct {
 	sites  []translate.Entry // in order of Off, from lo; nil: those of the present cache, which was moved
 }
 
-// formerPlaces is how many an address space has at most. Then its calls leave original return addresses.
-const formerPlaces = 4096
+// An address space has at most formerPlaces of them, with formerSites return sites (16 bytes each). Then its calls leave original return
+// addresses.
+const (
+	formerPlaces = 4096
+	formerSites  = 4 << 20
+)
+
+// remembersMuch reports whether no more places can be remembered.
+func remembersMuch(former []formerPlace) bool {
+	sites := 0
+	for i, f := range former {
+		if i == 0 || unsafe.SliceData(f.sites) != unsafe.SliceData(former[i-1].sites) { // not the same list
+			sites += len(f.sites)
+		}
+	}
+	return len(former) >= formerPlaces || sites >= formerSites
+}
 
 // leavePlace notes that the cache is leaving a home. discarded says that what it holds is not taken along. The caller holds as.mu.
 func (as *addressSpace) leavePlace(c *codeSpace, discarded bool) {

@@ -86,10 +86,10 @@ func (m *mover) leaves() bool {
 // original return addresses from now on: then no return goes to a place without a look at the tables.
 func (m *mover) choose(chooser chooser, from abi.Home) (to abi.Home, err error) {
 	code, maps := m.as.code, m.as.besideLookups(m.maps)
-	if code.native && len(m.as.former) < formerPlaces {
+	if code.native && !remembersMuch(m.as.former) {
 		to, err = chooser(withFormer(maps, m.as.former), from)
 		over := func(f formerPlace) bool { return f.lo < to.End() && f.hi > to.Base }
-		if err == nil && (m.transparent || to == from || !over(code.place()) && !slices.ContainsFunc(m.as.former, over)) {
+		if err == nil && (m.transparent || m.keep == KeepAll && to == from || !over(code.place()) && !slices.ContainsFunc(m.as.former, over)) {
 			return to, nil
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"xvrun/loader"
 	"xvrun/xv/agent/abi"
 	"xvrun/xv/reloc"
+	"xvrun/xv/translate"
 )
 
 func TestExtentWithout(t *testing.T) {
@@ -100,5 +101,17 @@ func TestBesideLookups(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("%#x, want %#x", got, want)
+	}
+}
+
+// TestRemembersMuch counts a list of return sites that several places share once.
+func TestRemembersMuch(t *testing.T) {
+	large := make([]translate.Entry, formerSites/2)
+	shared := []formerPlace{{1, 2, large}, {3, 4, large}, {5, 6, large}}
+	if remembersMuch(nil) || remembersMuch(shared) || remembersMuch(append(shared, formerPlace{lo: 7, hi: 8})) {
+		t.Error("too much")
+	}
+	if !remembersMuch(append(shared, formerPlace{7, 8, make([]translate.Entry, formerSites/2)})) || !remembersMuch(make([]formerPlace, formerPlaces)) {
+		t.Error("never too much")
 	}
 }
