@@ -3,6 +3,11 @@
 package virt
 
 import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -12,9 +17,35 @@ import (
 // of the time if they need not wake another CPU, and the kernel does not look for a better one at an execve. It returns the CPUs for
 // unpin, nil if it can't.
 func pin() *unix.CPUSet {
-	var before, wide, here unix.CPUSet
 	var cpu uint32
-	if _, _, errno := unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0); errno != 0 || unix.SchedGetaffinity(0, &before) != nil {
+	if _, _, errno := unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0); errno != 0 {
+		return nil
+	}
+	return pinTo(int(cpu))
+}
+
+// pinBeside is pin to the CPU on which a thread has run last, which the caller traces.
+func pinBeside(tid int) *unix.CPUSet {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", tid))
+	if err != nil {
+		return nil
+	}
+	// The fields from the third on, see proc_pid_stat(5).
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	const processor = 39 - 3
+	if len(fields) <= processor {
+		return nil
+	}
+	cpu, err := strconv.Atoi(fields[processor])
+	if err != nil {
+		return nil
+	}
+	return pinTo(cpu)
+}
+
+func pinTo(cpu int) *unix.CPUSet {
+	var before, wide, there unix.CPUSet
+	if unix.SchedGetaffinity(0, &before) != nil {
 		return nil
 	}
 	// If all CPUs are no more than before, nobody has restricted the thread itself, and a cpuset that grows later gives it more.
@@ -26,8 +57,8 @@ func pin() *unix.CPUSet {
 	if wide != before {
 		*after = before
 	}
-	here.Set(int(cpu))
-	if unix.SchedSetaffinity(0, &here) != nil {
+	there.Set(cpu)
+	if unix.SchedSetaffinity(0, &there) != nil {
 		unpin(0, after)
 		return nil
 	}

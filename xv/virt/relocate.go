@@ -148,6 +148,7 @@ func (m *mover) relocate(to chooser) error {
 	if err := m.halt(); err != nil {
 		return err
 	}
+	defer unpin(0, pinBeside(m.leader().tid))
 	// Other processes may write to the code of this one, and then have translations dropped: in the old cache or the new one.
 	if !m.as.mu.TryLock() {
 		return errors.Join(errBusy, m.goOn())

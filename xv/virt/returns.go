@@ -97,11 +97,11 @@ func (as *addressSpace) original(addr uint64) uint64 {
 	return addr
 }
 
-// nativeReturns reports whether calls leave the return addresses of translated code.
+// nativeReturns reports whether calls leave the return addresses of translated code. It may be called when no process is left.
 func (as *addressSpace) nativeReturns() bool {
-	c := as.enter()
-	defer as.exit()
-	return c.native
+	as.mu.RLock()
+	defer as.mu.RUnlock()
+	return !as.closed && as.code.native
 }
 
 // leavesCode reports whether threads may come out of translated code by going elsewhere than to address 0.
