@@ -79,6 +79,7 @@ func (s *Space) copyFill(c *Space, f fill) {
 	from, to := s.cfg.slot(f.addr, f.call), c.cfg.slot(f.addr, f.call)
 	if from != nil && to != nil && atomic.LoadUint64(from) == s.address(f.off) {
 		atomic.StoreUint64(to, c.address(f.off))
+		c.note(f)
 	}
 }
 

@@ -321,7 +321,10 @@ func (s *Space) RestoreLinked(m Memory, lo, hi, origin uint64, linked []byte, li
 	s.dormant = append(s.dormant, d)
 	for i := range int(rd.header[linkedFills]) {
 		addr, v := pair(rd.fills, i)
-		atomic.CompareAndSwapUint64(s.cfg.slot(origin+relative(addr), v&1 != 0), 0, s.address(base+v>>1))
+		f := fill{origin + relative(addr), base + v>>1, v&1 != 0}
+		if atomic.CompareAndSwapUint64(s.cfg.slot(f.addr, f.call), 0, s.address(f.off)) {
+			s.note(f)
+		}
 	}
 	s.stats.Restored += d.regions
 	s.stats.Live += d.regions

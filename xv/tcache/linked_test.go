@@ -187,7 +187,8 @@ func TestLinkedWakes(t *testing.T) {
 		"code": func(p *linkedPair, s *Space, to *image) bool { return s.HasCode(p.function(41), p.function(41)+1) },
 		"rebase": func(p *linkedPair, s *Space, to *image) bool {
 			s.Rebase(s.cfg.Base+0x300000, s.cfg.slot)
-			return s.Stats().Live == len(p.list)
+			slept := len(s.dormant) == 1
+			return s.HasCode(p.function(41), p.function(41)+1) && slept && s.Stats().Live == len(p.list)
 		},
 		"flush": func(p *linkedPair, s *Space, to *image) bool { s.Flush(); return s.Stats().Live == 0 },
 		"save":  func(p *linkedPair, s *Space, to *image) bool { return len(s.saveAll(to)) == len(p.list) },

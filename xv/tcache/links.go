@@ -168,6 +168,7 @@ func (s *Space) fill(r *region, addr uint64, call bool, off uint32) bool {
 		return s.fillHash(r, addr, call, off)
 	}
 	r.fills = append(r.fills, f)
+	s.note(f)
 	s.stats.Fills++
 	return true
 }
@@ -182,6 +183,7 @@ func (s *Space) fillReturns(r *region) {
 		if slot == nil {
 			s.fillHash(r, e.Addr, false, r.base+e.Off)
 		} else if atomic.CompareAndSwapUint64(slot, 0, s.address(r.base+e.Off)) {
+			s.note(fill{e.Addr, r.base + e.Off, false})
 			s.stats.Fills++
 		}
 	}

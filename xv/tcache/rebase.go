@@ -1,5 +1,11 @@
 package tcache
 
+import (
+	"cmp"
+	"slices"
+	"sync/atomic"
+)
+
 // Rebase says that the cache memory is at another address of the guest now, and with it what the layout names but the lookup tables,
 // at the same distances. The code refers to that by distances, so that it stays: only the entries of the tables are
 // addresses. No thread may be in the code, or on its way there by an answer, or look at the tables. slot is Config.Slot, for as long as the call
@@ -7,14 +13,11 @@ package tcache
 func (s *Space) Rebase(base uint64, slot func(addr uint64, call bool) *uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.wakeAll()
-	entries := s.entries(slot)
 	from := s.cfg.Base
 	s.cfg.Base = base
-	// Nearly each entry is in a cache line that the processor does not have. So the loop does nothing else: several are on their way at a time.
-	for _, e := range entries {
-		if *e.slot == from+uint64(e.off) {
-			*e.slot = base + uint64(e.off)
+	for _, f := range s.filled {
+		if p := slot(f.addr, f.call); p != nil && *p == from+uint64(f.off) {
+			*p = base + uint64(f.off)
 		}
 	}
 	s.mark = s.mem.next
@@ -23,30 +26,27 @@ func (s *Space) Rebase(base uint64, slot func(addr uint64, call bool) *uint64) {
 	}
 }
 
-// tableEntry is an entry that may lead to an offset of the cache.
-type tableEntry struct {
-	slot *uint64
-	off  uint32
+// note lists an entry that was filled, but for those of the hash: all entries in use are in s.filled, so that Rebase need not look for them in the
+// regions, some hundred bytes apart each. Those that were cleared since are taken out of the list when it has no room.
+func (s *Space) note(f fill) {
+	if len(s.filled) == cap(s.filled) {
+		s.filled = slices.DeleteFunc(s.filled, func(f fill) bool {
+			slot := s.cfg.slot(f.addr, f.call)
+			return slot == nil || atomic.LoadUint64(slot) != s.address(f.off)
+		})
+		slices.SortFunc(s.filled, compareFills)
+		s.filled = slices.Compact(s.filled)
+		s.filled = slices.Grow(s.filled, len(s.filled)+64)
+	}
+	s.filled = append(s.filled, f)
 }
 
-// entries lists the table entries of all regions, but for those of the hash.
-func (s *Space) entries(slot func(addr uint64, call bool) *uint64) []tableEntry {
-	list := make([]tableEntry, 0, s.stats.Fills)
-	add := func(addr uint64, call bool, off uint32) {
-		if addr < hashSize {
-			return
+func compareFills(a, b fill) int {
+	bit := func(call bool) int {
+		if call {
+			return 1
 		}
-		if p := slot(addr, call); p != nil {
-			list = append(list, tableEntry{p, off})
-		}
+		return 0
 	}
-	s.eachLive(func(r *region) {
-		for _, f := range r.fills {
-			add(f.addr, f.call, f.off)
-		}
-		for _, e := range r.returns {
-			add(e.Addr, false, r.base+e.Off)
-		}
-	})
-	return list
+	return cmp.Or(cmp.Compare(a.addr, b.addr), bit(a.call)-bit(b.call), cmp.Compare(a.off, b.off))
 }

@@ -63,6 +63,30 @@ func (s *Space) verifyEmitted(t *testing.T, r *region) {
 	}
 }
 
+// TestFilled drops code and translates it again, as a program does that generates code: the list of the entries has no more than are in use.
+func TestFilled(t *testing.T) {
+	im := libc(t)
+	s := New(testConfig(im, 1<<20))
+	s.note(fill{})
+	first := cap(s.filled)
+	for i := range 100 * first {
+		f := im.funcs[0]
+		if _, err := s.FillCall(im, f); err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 0 {
+			s.Invalidate(f, f+1)
+		} else {
+			s.Empty(s.cfg.Layout) // the next ones lie in the same places
+		}
+	}
+	if len(s.filled) > 8*first {
+		t.Errorf("%d entries", len(s.filled))
+	}
+	s.Rebase(testBase+0x1000, s.cfg.slot)
+	s.verify(t, im, false)
+}
+
 // TestRebaseHash moves a cache with a branch by the hash: the entries of its tables move too.
 func TestRebaseHash(t *testing.T) {
 	im := code(map[int][]byte{0: {0xff, 0xd0, 0xc3}}) // call *rax ; ret

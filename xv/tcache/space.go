@@ -25,6 +25,7 @@ type Space struct {
 	limits translate.Limits
 
 	buckets map[bucket][]hashed
+	filled  []fill // see note
 
 	dormant []*dormant
 	waking  *dormant // the one whose regions are being made
