@@ -102,6 +102,13 @@ const (
 // SyscallAt is the offset of a syscall instruction.
 const SyscallAt = offGateSyscall
 
+// Calls is the offset where a traced thread makes the r12 system calls at r14, laid out like those at abi.Vector, and goes on at rbp, which may be at
+// CallsTrap: then its tracer sees a SIGTRAP.
+const (
+	Calls     = offCalls
+	CallsTrap = offCallsTrap
+)
+
 // InCall reports whether a thread at an offset in the agent is at or in a system call of the guest, which the instruction there or
 // the one before it makes. Then the guest's registers are in the thread, or, where passed is true, in its context.
 func InCall(off uint64) (passed, ok bool) {

@@ -234,7 +234,7 @@ func (s *Session) tryEmpty(as *addressSpace, c *codeSpace) error {
 		if time.Now().After(deadline) {
 			return errBusy
 		}
-		time.Sleep(20 * time.Microsecond)
+		nap(20 * time.Microsecond)
 	}
 	if !as.mu.TryLock() {
 		return errBusy

@@ -20,7 +20,7 @@ type halted struct {
 	used []*injector     // which may have signals for it
 }
 
-// haltLimit is how long halt waits for a thread to stop. One that runs or sleeps does so at once; one in an uninterruptible sleep
+// haltLimit is how long halt waits for threads to stop. One that runs or sleeps does so at once; one in an uninterruptible sleep
 // or in vfork(2) when that ends.
 const haltLimit = 20 * time.Millisecond
 
@@ -28,6 +28,15 @@ const haltLimit = 20 * time.Millisecond
 // (restart_syscall(2)), unless it was done. If the error is errLate, the calling OS thread must call releaseLate; after another one
 // the thread is not its tracee, or dead.
 func (th *thread) halt() (*halted, error) {
+	h, err := th.haltSoon()
+	if err == nil {
+		err = h.arrive(time.Now().Add(haltLimit))
+	}
+	return h, err
+}
+
+// haltSoon is the first half of halt: the thread will stop. arrive must follow, if the error is nil.
+func (th *thread) haltSoon() (*halted, error) {
 	h := &halted{th: th, tid: th.tid}
 	if err := seize(h.tid, 0); err == unix.EPERM { // perhaps only now: it ends, or is traced for an execve
 		return nil, fmt.Errorf("%w: PTRACE_SEIZE of thread %d: %w", errBusy, h.tid, err)
@@ -38,17 +47,22 @@ func (th *thread) halt() (*halted, error) {
 	if err := ptrace(unix.PTRACE_INTERRUPT, h.tid, 0, 0); err != nil {
 		return nil, fmt.Errorf("PTRACE_INTERRUPT of thread %d: %w", h.tid, err)
 	}
-	if err := h.await(time.Now().Add(haltLimit)); err != nil {
-		return h, err
+	return h, nil
+}
+
+// arrive is the other half: it waits until the thread stops.
+func (h *halted) arrive(deadline time.Time) error {
+	if err := h.await(deadline); err != nil {
+		return err
 	}
 	if err := h.load(); err != nil {
-		return nil, err
+		return err
 	}
 	all := ^bit(int(unix.SIGTRAP))
 	if err := ptrace(ptraceSetSigMask, h.tid, 8, uintptr(unsafe.Pointer(&all))); err != nil {
-		return nil, fmt.Errorf("PTRACE_SETSIGMASK: %w", err)
+		return fmt.Errorf("PTRACE_SETSIGMASK: %w", err)
 	}
-	return h, nil
+	return nil
 }
 
 // errLate says that a thread takes long to stop.
@@ -69,7 +83,7 @@ func (h *halted) await(deadline time.Time) error {
 			if !deadline.IsZero() && time.Now().After(deadline) {
 				return errLate
 			}
-			time.Sleep(10 * time.Microsecond)
+			nap(10 * time.Microsecond)
 		case isEventStop(ws):
 			return nil
 		default:

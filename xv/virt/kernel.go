@@ -5,6 +5,7 @@ package virt
 import (
 	"runtime"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -113,4 +114,11 @@ func childStatus(info *unix.Siginfo) int32 {
 // childPID is si_pid of a SIGCHLD's siginfo (offset 16).
 func childPID(info *unix.Siginfo) int {
 	return int(*(*int32)(unsafe.Add(unsafe.Pointer(info), 16)))
+}
+
+// nap lets the calling OS thread sleep for some microseconds, and as much longer as its timer slack. In time.Sleep it is a
+// millisecond if the process does nothing else: the Go runtime then waits by epoll_wait(2), which counts in these.
+func nap(d time.Duration) {
+	ts := unix.NsecToTimespec(d.Nanoseconds())
+	unix.Nanosleep(&ts, nil)
 }

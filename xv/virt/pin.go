@@ -21,29 +21,6 @@ func pin() *unix.CPUSet {
 	if _, _, errno := unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0); errno != 0 {
 		return nil
 	}
-	return pinTo(int(cpu))
-}
-
-// pinBeside is pin to the CPU on which a thread has run last, which the caller traces.
-func pinBeside(tid int) *unix.CPUSet {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", tid))
-	if err != nil {
-		return nil
-	}
-	// The fields from the third on, see proc_pid_stat(5).
-	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	const processor = 39 - 3
-	if len(fields) <= processor {
-		return nil
-	}
-	cpu, err := strconv.Atoi(fields[processor])
-	if err != nil {
-		return nil
-	}
-	return pinTo(cpu)
-}
-
-func pinTo(cpu int) *unix.CPUSet {
 	var before, wide, there unix.CPUSet
 	if unix.SchedGetaffinity(0, &before) != nil {
 		return nil
@@ -57,12 +34,31 @@ func pinTo(cpu int) *unix.CPUSet {
 	if wide != before {
 		*after = before
 	}
-	there.Set(cpu)
+	there.Set(int(cpu))
 	if unix.SchedSetaffinity(0, &there) != nil {
 		unpin(0, after)
 		return nil
 	}
 	return after
+}
+
+// pinBeside keeps the calling OS thread on the CPU on which a thread has run last, which it traces, for good.
+func pinBeside(tid int) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", tid))
+	if err != nil {
+		return
+	}
+	// The fields from the third on, see proc_pid_stat(5).
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	const processor = 39 - 3
+	if len(fields) <= processor {
+		return
+	}
+	if cpu, err := strconv.Atoi(fields[processor]); err == nil {
+		var there unix.CPUSet
+		there.Set(cpu)
+		unix.SchedSetaffinity(0, &there)
+	}
 }
 
 // unpin lets a thread use the CPUs that pin has returned.

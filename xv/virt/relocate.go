@@ -3,6 +3,7 @@
 package virt
 
 import (
+	"cmp"
 	gocontext "context"
 	"encoding/binary"
 	"errors"
@@ -104,6 +105,7 @@ func (s *Session) tryRelocate(pid int, to chooser, r Relocation) (done Relocated
 	s.mu.Unlock()
 	ended := make(chan struct{})
 	onOwnThread(func() {
+		unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0) // for nap
 		m := mover{s: s, as: as, keep: r.Keep, transparent: r.Transparent}
 		func() {
 			defer close(ended)
@@ -148,7 +150,7 @@ func (m *mover) relocate(to chooser) error {
 	if err := m.halt(); err != nil {
 		return err
 	}
-	defer unpin(0, pinBeside(m.leader().tid))
+	pinBeside(m.leader().tid)
 	// Other processes may write to the code of this one, and then have translations dropped: in the old cache or the new one.
 	if !m.as.mu.TryLock() {
 		return errors.Join(errBusy, m.goOn())
@@ -223,7 +225,7 @@ func (m *mover) halt() error {
 		if time.Now().After(deadline) {
 			return errBusy
 		}
-		time.Sleep(20 * time.Microsecond)
+		nap(20 * time.Microsecond)
 	}
 }
 
@@ -252,18 +254,29 @@ func settled(list []*thread) bool {
 
 // haltAll halts threads. After an error some may be.
 func (m *mover) haltAll(list []*thread) error {
-	m.all = m.all[:0]
+	var asked []*halted
+	var failed error
 	for _, th := range list {
-		h, err := th.halt()
-		if errors.Is(err, errLate) {
-			m.late = append(m.late, h)
+		h, err := th.haltSoon()
+		if failed = err; err != nil {
+			break
 		}
-		if err != nil {
-			return err
-		}
-		m.all = append(m.all, h)
+		asked = append(asked, h)
 	}
-	return nil
+	m.all = m.all[:0]
+	deadline := time.Now().Add(haltLimit)
+	for _, h := range asked {
+		switch err := h.arrive(deadline); {
+		case err == nil:
+			m.all = append(m.all, h)
+		case errors.Is(err, errLate):
+			m.late = append(m.late, h)
+			failed = cmp.Or(failed, err)
+		default:
+			failed = cmp.Or(failed, err)
+		}
+	}
+	return failed
 }
 
 // known reports whether the halted threads, which should be those of list, are all at known points, and the only ones.
@@ -308,7 +321,8 @@ func (m *mover) goOn() error {
 	return failed
 }
 
-// prepare maps agent and contexts at the new place, and makes cache and tables. After an error nothing has changed.
+// prepare chooses the new place, makes cache and tables if others are needed, and moves the memory of the region. After an error nothing has
+// changed.
 func (m *mover) prepare(choose chooser) error {
 	from := m.as.code.home
 	var err error
@@ -337,7 +351,7 @@ func (m *mover) prepare(choose chooser) error {
 		return err
 	}
 	if to.Base != from.Base {
-		err = m.mapRegion()
+		err = m.shift()
 	}
 	if err != nil && m.code != old {
 		m.code.close()
@@ -383,31 +397,84 @@ func (r Relocation) place(maps []loader.VMA, from abi.Home) (abi.Home, error) {
 // injector returns a caller that uses the agent of a home. Its arguments are where frames for rt_sigreturn are made, of
 // which none is in use.
 func (m *mover) injector(h *halted, home abi.Home) *injector {
-	return h.at(home.Agent()+agent.SyscallAt, home.Slot(h.th.slot)+abi.FrameArea)
+	in := h.at(home.Agent()+agent.SyscallAt, home.Slot(h.th.slot)+abi.FrameArea)
+	in.many = true
+	return in
 }
 
-// mapRegion maps agent and contexts at the new place.
-func (m *mover) mapRegion() error {
-	to, h := m.move.To, m.leader()
-	in := m.injector(h, m.move.From)
-	err := m.s.mapAgent(in, borrower{h.th.p.pid, h.tid}, to, m.as.unpassed.Load())
-	if err != nil {
-		in.perform(call{unix.SYS_MUNMAP, [6]uint64{to.Base, to.Hash() - to.Base}})
+// shift moves the memory of the region to the new place, with what the kernel knows of it: agent, contexts, and the tables of the hash and the
+// cache if these stay the same. So the guest finds its pages there without a fault.
+func (m *mover) shift() error {
+	from, to := m.move.From, m.move.To
+	end := from.End()
+	if m.code != m.as.code {
+		end = from.Hash()
 	}
-	return err
+	err := m.remap(m.maps, from, to, end)
+	if err == nil {
+		return nil
+	}
+	if back := m.remap(nil, to, from, to.Base+(end-from.Base)); back != nil {
+		m.s.fail(m.leader().th.p, fmt.Errorf("relocating process %d: %w; back: %w", m.leader().th.p.pid, err, back))
+	}
+	return fmt.Errorf("moving xv's memory: %w", err)
+}
+
+// remap moves the mappings from the start of a region to end. maps are those of the process, nil if they may be others by now.
+func (m *mover) remap(maps []loader.VMA, from, to abi.Home, end uint64) error {
+	return m.once(func(h *halted) (err error) {
+		if maps == nil {
+			if maps, err = h.th.maps(); err != nil {
+				return err
+			}
+		}
+		err = m.remapBy(h, maps, from, to, end)
+		maps = nil // if the thread was killed in between, the next one finds a part done
+		return err
+	})
+}
+
+// remapBy is remap by the system calls of one thread, by the agent that moves along.
+func (m *mover) remapBy(h *halted, maps []loader.VMA, from, to abi.Home, end uint64) error {
+	at := to
+	callFrom := from.Agent() + agent.SyscallAt
+	if _, here := mappingIn(maps, callFrom, callFrom+1); here {
+		at = from
+	}
+	var rest []call
+	for _, v := range maps {
+		lo, hi := max(v.Start, from.Base), min(v.End, end)
+		if lo >= hi {
+			continue
+		}
+		k := call{unix.SYS_MREMAP, [6]uint64{lo, hi - lo, hi - lo, unix.MREMAP_MAYMOVE | unix.MREMAP_FIXED, lo - from.Base + to.Base}}
+		if lo >= from.Hash() {
+			rest = append(rest, k)
+			continue
+		}
+		// Agent and contexts, with which several calls are made at one go.
+		if err := perform(m.injector(h, at), k); err != nil {
+			return err
+		}
+		if v.Contains(callFrom) {
+			at = to
+		}
+	}
+	return perform(m.injector(h, to), rest...)
 }
 
 // commit makes the new place the only one. After an error the guest can't go on.
 func (m *mover) commit() error {
 	from, to, old := m.move.From, m.move.To, m.as.code
 	m.s.trace("%d: xv moves from %#x to %#x", m.leader().th.p.pid, from.Base, to.Base)
-	parts := m.code.regionParts(to)
-	if m.code != old {
-		parts = append(parts, m.code.lookupParts(to)...)
-	}
-	err := m.once(func(h *halted) error { return mapParts(m.injector(h, to), borrower{h.th.p.pid, h.tid}, parts) })
-	if err != nil {
+	if err := m.each(m.forgetFIP); err != nil {
 		return err
+	}
+	m.as.leavePlace(old, m.leaves())
+	if m.code != old {
+		if err := m.replaceCode(); err != nil {
+			return err
+		}
 	}
 	if to.Base != from.Base {
 		if err := m.installAllHandlers(); err != nil {
@@ -418,19 +485,27 @@ func (m *mover) commit() error {
 		return err
 	}
 	m.rewriteReturns()
-	m.as.leavePlace(old, m.leaves())
 	m.code.rebase(to)
 	m.as.code = m.code
 	m.as.unmapped.Store(false)
 	if m.code != old {
 		old.abandon()
 	}
-	var calls []call
-	for _, left := range (extent{from.Base, from.End()}).without(extent{to.Base, to.End()}) {
-		calls = append(calls, call{unix.SYS_MUNMAP, [6]uint64{left.lo, left.hi - left.lo}})
+	return nil
+}
+
+// replaceCode maps cache and tables at the new place, and unmaps what is left of the old region.
+func (m *mover) replaceCode() error {
+	from, to := m.move.From, m.move.To
+	err := m.once(func(h *halted) error {
+		return mapParts(m.injector(h, to), borrower{h.th.p.pid, h.tid}, append(m.code.regionParts(to), m.code.lookupParts(to)...))
+	})
+	if err != nil {
+		return err
 	}
-	if len(calls) == 0 {
-		return nil
+	var calls []call
+	for _, left := range (extent{from.Hash(), from.End()}).without(extent{to.Base, to.End()}) {
+		calls = append(calls, call{unix.SYS_MUNMAP, [6]uint64{left.lo, left.hi - left.lo}})
 	}
 	return m.once(func(h *halted) error { return perform(m.injector(h, to), calls...) })
 }
@@ -469,16 +544,13 @@ func (m *mover) installHandlers(h *halted) error {
 		calls = append(calls, call{unix.SYS_RT_SIGACTION, [6]uint64{uint64(sig), in.arg + uint64(len(text)), 0, 8}})
 		text = append(text, a.bytes()...)
 	}
-	copy(h.th.ctx.mem[abi.FrameArea:abi.FrameEnd], text)
+	copy(h.th.ctx.mem[abi.FrameArea:listStart], text)
 	return perform(in, calls...)
 }
 
 // rehome makes a halted thread one of the new home.
 func (m *mover) rehome(h *halted) error {
 	th, from, to := h.th, m.move.From, m.move.To
-	if err := m.forgetFIP(h); err != nil {
-		return err
-	}
 	passed, inCall := agent.InCall(h.regs.Rip - from.Agent())
 	inHandler := false
 	switch {

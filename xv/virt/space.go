@@ -415,7 +415,7 @@ func (as *addressSpace) lockForOther(th *thread) {
 			panic(gone{})
 		}
 		th.server.leave()
-		time.Sleep(20 * time.Microsecond)
+		nap(20 * time.Microsecond)
 		th.server.enter()
 	}
 }

@@ -20,7 +20,7 @@ import (
 const stackLimit = 16 << 20
 
 // rewriteReturns rewrites the return addresses on the stacks of the halted threads: to the new place of the return site, or to the
-// original address if the translation is left behind. The old cache must still be at home.
+// original address if the translation is left behind.
 func (m *mover) rewriteReturns() {
 	if !m.as.code.native || m.move.From == m.move.To && !m.leaves() {
 		return

@@ -161,118 +161,6 @@ func (th *thread) inject(tid int, cpus *unix.CPUSet) error {
 	return nil
 }
 
-// injector runs system calls in a stopped thread. In a program that has not executed anything yet a syscall
-// instruction is put over its first instruction for the time, and the arguments are below its stack.
-type injector struct {
-	th   *thread // nil: it has not begun
-	tid  int
-	regs unix.PtraceRegs // rip is at a syscall instruction
-	arg  uint64          // memory for arguments
-	old  [8]byte
-
-	signals []unix.Signal // to be sent again
-}
-
-func (in *injector) begin() error {
-	if _, err := unix.PtracePeekText(in.tid, uintptr(in.regs.Rip), in.old[:]); err != nil {
-		return fmt.Errorf("PTRACE_PEEKTEXT: %w", err)
-	}
-	text := in.old
-	text[0], text[1] = 0x0f, 0x05 // syscall
-	if _, err := unix.PtracePokeText(in.tid, uintptr(in.regs.Rip), text[:]); err != nil {
-		return fmt.Errorf("PTRACE_POKETEXT: %w", err)
-	}
-	return nil
-}
-
-func (in *injector) end() error {
-	if _, err := unix.PtracePokeText(in.tid, uintptr(in.regs.Rip), in.old[:]); err != nil {
-		return fmt.Errorf("PTRACE_POKETEXT: %w", err)
-	}
-	return nil
-}
-
-// perform implements caller.
-func (in *injector) perform(calls ...call) ([]int64, error) {
-	var results []int64
-	for _, k := range calls {
-		r, err := in.call(k)
-		if err != nil {
-			return nil, err
-		}
-		results = append(results, r)
-	}
-	return results, nil
-}
-
-func (in *injector) argument() uint64 { return in.arg }
-
-func (in *injector) writeArgument(off int, b []byte) error {
-	if _, err := unix.PtracePokeData(in.tid, uintptr(in.argument())+uintptr(off), b); err != nil {
-		return fmt.Errorf("PTRACE_POKEDATA: %w", err)
-	}
-	return nil
-}
-
-func (in *injector) readArgument(off int, b []byte) error {
-	if _, err := unix.PtracePeekData(in.tid, uintptr(in.argument())+uintptr(off), b); err != nil {
-		return fmt.Errorf("PTRACE_PEEKDATA: %w", err)
-	}
-	return nil
-}
-
-func (in *injector) call(k call) (int64, error) {
-	regs := in.regs
-	regs.Rax = uint64(k.nr)
-	regs.Rdi, regs.Rsi, regs.Rdx, regs.R10, regs.R8, regs.R9 = k.args[0], k.args[1], k.args[2], k.args[3], k.args[4], k.args[5]
-	regs.Orig_rax = ^uint64(0)
-	if err := unix.PtraceSetRegs(in.tid, &regs); err != nil {
-		return 0, err
-	}
-	for {
-		if err := in.step(); err != nil {
-			return 0, err
-		}
-		if err := unix.PtraceGetRegs(in.tid, &regs); err != nil {
-			return 0, err
-		}
-		if regs.Rip != in.regs.Rip {
-			return int64(regs.Rax), nil
-		}
-	}
-}
-
-// step lets the tracee execute an instruction, or takes a signal that comes first. That one is kept for later.
-func (in *injector) step() error {
-	ws, err := stepTracee(in.tid)
-	if err != nil {
-		return err
-	}
-	if sig := ws.StopSignal(); sig != unix.SIGTRAP || in.sent() {
-		in.signals = append(in.signals, sig)
-	}
-	return nil
-}
-
-// stepTracee lets a tracee execute an instruction, and returns its stop for a signal: SIGTRAP, or one that comes first. A stop of
-// another kind may come between the instruction and the SIGTRAP that tells of it.
-func stepTracee(tid int) (unix.WaitStatus, error) {
-	for {
-		if err := unix.PtraceSingleStep(tid); err != nil {
-			return 0, fmt.Errorf("PTRACE_SINGLESTEP: %w", err)
-		}
-		ws, err := waitTracee(tid)
-		switch {
-		case err != nil:
-			return 0, err
-		case !ws.Stopped():
-			return 0, unix.ESRCH // killed
-		case !isEventStop(ws):
-			return ws, nil
-		}
-	}
-}
-
 // setUpImage makes the program that the kernel has just mapped ready for translation: its images move
 // to near addresses and lose PROT_EXEC. The guest then starts at what was entry, with its stack. maps are the mappings of the program.
 func (th *thread) setUpImage(maps []loader.VMA, entry, stack uint64) {
@@ -425,7 +313,7 @@ func (th *thread) tracedExec(next *thread, k call) {
 			th.p.s.unmake(next)
 			panic(gone{})
 		}
-		time.Sleep(100 * time.Microsecond)
+		nap(100 * time.Microsecond)
 	}
 	th.server.enter()
 	started := make(chan error)
