@@ -292,6 +292,68 @@ func TestRelocateFromCode(t *testing.T) {
 	}
 }
 
+// full has as many mappings as the kernel allows, until it is told to have fewer, and then runs code that was not yet translated.
+const full = `
+import ctypes, mmap, sys
+mprotect = ctypes.CDLL(None).mprotect
+m = mmap.mmap(-1, 1 << 33, flags=mmap.MAP_PRIVATE|mmap.MAP_ANONYMOUS|0x4000) # MAP_NORESERVE
+at = ctypes.addressof(ctypes.c_char.from_buffer(m))
+change = lambda at, size, prot: mprotect(ctypes.c_void_p(at), ctypes.c_size_t(size), prot)
+n = 0
+while n < 1 << 19 and change(at + 8192 * n, 4096, mmap.PROT_READ) == 0: n += 1
+print("full" if n < 1 << 19 else "no limit", flush=True)
+sys.stdin.readline()
+print(sum(i * i for i in range(1000)), flush=True)
+sys.stdin.readline()
+change(at, 1 << 33, mmap.PROT_READ | mmap.PROT_WRITE)
+print("free", flush=True)
+sys.stdin.readline()
+print("%.3f" % 0.1415, sorted("cab"))
+`
+
+// TestRelocateFullMap moves a program that has as many mappings as the kernel allows, where memory can't be moved: all stays as it is.
+func TestRelocateFullMap(t *testing.T) {
+	t.Parallel()
+	cmd, in, lines := pythonGuest(t, full)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	answer := func(want string) {
+		t.Helper()
+		io.WriteString(in, "go\n")
+		if line, err := lines.ReadString('\n'); line != want+"\n" {
+			t.Fatalf("%q, %v, want %q", line, err, want)
+		}
+	}
+	move := func() error {
+		_, err := cmd.Process.Relocate(t.Context(), xv.Relocation{PID: cmd.Process.Pid})
+		return err
+	}
+	switch line, err := lines.ReadString('\n'); line {
+	case "full\n":
+	case "no limit\n":
+		need.Missing(t, "a vm.max_map_count below 1<<20")
+	default:
+		t.Fatalf("%q, %v", line, err)
+	}
+	before, _ := region(t, cmd.Process.Pid)
+	if err := move(); !errors.Is(err, syscall.ENOMEM) {
+		t.Errorf("moved: %v", err)
+	}
+	if now, _ := region(t, cmd.Process.Pid); now != before {
+		t.Errorf("the region is at %#x, before at %#x", now, before)
+	}
+	answer("332833500")
+	answer("free")
+	if err := move(); err != nil {
+		t.Error(err)
+	}
+	answer("0.141 ['a', 'b', 'c']")
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestRelocateFar looks where regions are that are to be far.
 func TestRelocateFar(t *testing.T) {
 	t.Parallel()

@@ -27,11 +27,11 @@ import (
 //   - those that run are kicked, and end up with a request that waits (see drain), which says all of their state,
 //   - those in a system call stay in it.
 //
-// Then all are halted. Agent and contexts are mapped at the new place too, and each thread is made one that has always been
-// there: registers, signal stack and signal frame are rewritten, handlers installed anew. A cache and lookup tables that are
-// empty take the place of the old ones, the old region is unmapped, and the threads go on. A system call that was interrupted so is
-// begun again by the kernel, with the time that is left, at the new place of the agent's syscall instruction. What is
-// executed traps, and is translated again.
+// Then all are halted. The memory of the region moves to the new place, and each thread is made one that has always been
+// there: registers, signal stack and signal frame are rewritten, handlers installed anew. The entries of the lookup tables are rewritten, or another
+// cache takes the place of the old one, with tables for what is kept of the translations, and the threads go on. A system call that was
+// interrupted so is begun again by the kernel, with the time that is left, at the new place of the agent's syscall instruction. What
+// was not kept traps when it is executed, and is translated again.
 
 // Relocate moves the virtualization state of the address space of a process, or of all. It tries again, until ctx is done, while threads
 // can't be brought to a known point: they are in vfork(2) or an execve, say. The error is os.ErrProcessDone if the process
