@@ -29,7 +29,7 @@ func isStep(f frame, si *siginfo) bool {
 func (th *thread) stepTrap(f frame, pos position, ev *event) bool {
 	rip, home := f.reg(frRIP), th.home()
 	switch {
-	case rip == 0: // a branch is done, and has missed
+	case rip == 0 || pos == atMiss && !home.InCache(rip): // a branch is done, and has missed, or a native return has left translated code
 	case agent.PlaceOf(rip-home.Agent()) == agent.Resuming:
 		if !th.arrived {
 			th.returnTo(f, ev.regs)
