@@ -20,14 +20,19 @@ import (
 // translation and of the agent, wherever these are. The guest checks the states that its handler sees.
 func TestSignalAnywhere(t *testing.T) {
 	harness.NeedXvrun(t)
-	t.Run("low", func(t *testing.T) { signalAnywhere(t) })
+	t.Run("low", func(t *testing.T) { signalAnywhere(t, nil) })
 	t.Run("far", func(t *testing.T) {
 		harness.NeedSoak(t)
-		signalAnywhere(t, "-far-region")
+		signalAnywhere(t, []string{"-far-region"})
+	})
+	t.Run("native", func(t *testing.T) {
+		harness.NeedSoak(t)
+		signalAnywhere(t, []string{"-returns=native"}, "native")
 	})
 }
 
-func signalAnywhere(t *testing.T, flags ...string) {
+// signalAnywhere does that with flags for xvrun and more arguments for the guest.
+func signalAnywhere(t *testing.T, flags []string, args ...string) {
 	t.Parallel()
 	visits, parts := 1, 1
 	if *harness.Soak {
@@ -35,7 +40,7 @@ func signalAnywhere(t *testing.T, flags ...string) {
 	}
 	path := harness.Guest(t, "c/anywhere.c", harness.PIE)
 	mode := []string{"near", "traced"}[parts-1]
-	r := harness.Start(t, harness.CommandWith(t, flags, path, mode))
+	r := harness.Start(t, harness.CommandWith(t, flags, append([]string{path, mode}, args...)...))
 	r.WaitOutput("ready", time.Minute)
 	guests := r.Guests()
 	if len(guests) != 1 {

@@ -35,6 +35,9 @@ type Snippet struct {
 	Text   string
 	Ignore uint64 // flags that the manual leaves undefined
 	Faults bool   // may end in a signal
+
+	// ReadsReturn is set if it shows, or changes, the return address of a call: native returns are not for it.
+	ReadsReturn bool
 }
 
 // A Class is a group of snippets, generated together.
@@ -114,9 +117,19 @@ func (g *gen) add(ignore uint64, lines ...string) {
 	g.snippets = append(g.snippets, Snippet{Text: strings.Join(lines, "\n"), Ignore: ignore})
 }
 
+// addReader adds one that shows or changes a return address.
+func (g *gen) addReader(lines ...string) {
+	g.snippets = append(g.snippets, Snippet{Text: strings.Join(lines, "\n"), ReadsReturn: true})
+}
+
 // fault adds a snippet that may end in a signal.
 func (g *gen) fault(lines ...string) {
 	g.snippets = append(g.snippets, Snippet{Text: strings.Join(lines, "\n"), Faults: true})
+}
+
+// faultInCall adds one that ends where it is called: the return address shows.
+func (g *gen) faultInCall(lines ...string) {
+	g.snippets = append(g.snippets, Snippet{Text: strings.Join(lines, "\n"), Faults: true, ReadsReturn: true})
 }
 
 // Source returns the program that runs the snippets.

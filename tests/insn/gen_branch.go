@@ -94,7 +94,7 @@ func genCall(g *gen) {
 	// Direct calls; the callee reports where it was called from and what it saw.
 	for i := range 60 {
 		a, b := g.reg(), g.reg()
-		g.add(0, fmt.Sprintf("mov %s, scratch+%d(%%rip)", gpr(a, 8), window+i%16*8),
+		g.addReader(fmt.Sprintf("mov %s, scratch+%d(%%rip)", gpr(a, 8), window+i%16*8),
 			"call @f", "jmp @end",
 			fmt.Sprintf("@f: lea %d(%s), %s", g.IntN(1000), gpr(a, 8), gpr(b, 8)),
 			fmt.Sprintf("mov (%%rsp), %%r%d", 8+g.IntN(8)), "ret", "@end:")
@@ -114,11 +114,11 @@ func genCall(g *gen) {
 	for _, r := range []int{0, 1, 2, 5, 8, 12, 15} {
 		g.add(0, "call 1f", "1: pop "+gpr(r, 8))
 		g.add(0, "call 1f", "1: mov (%rsp), "+gpr(r, 8), "add $8, %rsp")
-		g.add(0, "call 1f", ".quad 1, 2", "1: pop "+gpr(r, 8), "mov 8("+gpr(r, 8)+"), %rdx")
+		g.addReader("call 1f", ".quad 1, 2", "1: pop "+gpr(r, 8), "mov 8("+gpr(r, 8)+"), %rdx")
 	}
 	// Returns to somewhere else.
-	g.add(0, "call @f", "mov $1, %eax", "jmp @end", "@f: addq $5, (%rsp)", "ret", "@end:")
-	g.add(0, "call @f", "ud2", "ud2", "jmp @end", "@f: addq $4, (%rsp)", "ret", "@end:")
+	g.addReader("call @f", "mov $1, %eax", "jmp @end", "@f: addq $5, (%rsp)", "ret", "@end:")
+	g.addReader("call @f", "ud2", "ud2", "jmp @end", "@f: addq $4, (%rsp)", "ret", "@end:")
 	g.add(0, "lea @to(%rip), %rax", "push %rax", "ret", "ud2", "@to:")
 	g.add(0, "lea @to(%rip), %rcx", "push %rcx", "ret", "ud2", "@to:")
 	g.add(0, "lea @to(%rip), %rax", "push %rcx", "push %rax", "ret $8", "ud2", "@to:")
@@ -137,11 +137,11 @@ func genCall(g *gen) {
 	g.add(0, "mov %rsp, %rbx", "lea @land(%rip), %rbp", "mov $30, %ecx", "call @f", "ud2",
 		"@f: dec %ecx", "jz 1f", "call @f", "ret", "1: mov %rbx, %rsp", "jmp *%rbp", "@land: mov $1, %eax")
 	// A stack switch between call and return.
-	g.add(0, "mov %rsp, %rbx", "call @f", "jmp @end", "@f: pop %rdx", "lea scratch+2048(%rip), %rsp", "push %rdx", "ret",
+	g.addReader("mov %rsp, %rbx", "call @f", "jmp @end", "@f: pop %rdx", "lea scratch+2048(%rip), %rsp", "push %rdx", "ret",
 		// What a return leaves below the stack is dead.
 		"@end: mov %rsp, %rcx", "mov %rbx, %rsp", "movq $0, -8(%rcx)", "movq $0, -16(%rcx)")
 	// Calls whose return address is looked at as data.
-	g.add(0, "call @f", ".byte 0x48, 0x8d, 0x05", ".long 0x12345678", "jmp @end", "@f: mov (%rsp), %rdx", "mov 3(%rdx), %ecx", "ret", "@end:", "xor %eax, %eax")
+	g.addReader("call @f", ".byte 0x48, 0x8d, 0x05", ".long 0x12345678", "jmp @end", "@f: mov (%rsp), %rdx", "mov 3(%rdx), %ecx", "ret", "@end:", "xor %eax, %eax")
 	// A tail call and a call into the middle of a function.
 	g.add(0, "call @f", "jmp @end", "@f: mov $1, %eax", "jmp @g", "@g: add $2, %eax", "ret", "@end:")
 	g.add(0, "call @f", "call @mid", "jmp @end", "@f: mov $1, %ecx", "@mid: add $2, %ecx", "ret", "@end:")
@@ -220,9 +220,9 @@ func genIndirect(g *gen) {
 	g.add(0, "lea @f(%rip), %rax", "call *%rax", "call @f", "push $0", "lea @ret(%rip), %rdx", "mov %rdx, (%rsp)", "jmp *%rax", "@ret: push %rdx", "jmp @f2",
 		"@f2: movq $0, (%rsp)", "lea @end(%rip), %rdx", "mov %rdx, (%rsp)", "@f: inc %rcx", "ret", "@end:")
 	// A return address taken by a call that then serves as a jump target.
-	g.add(0, "call @f", "inc %ecx", "cmp $3, %ecx", "jb 1f", "jmp @end", "1: jmp *%rdx", "@f: xor %ecx, %ecx", "mov (%rsp), %rdx", "ret", "@end:", "xor %edx, %edx")
+	g.addReader("call @f", "inc %ecx", "cmp $3, %ecx", "jb 1f", "jmp @end", "1: jmp *%rdx", "@f: xor %ecx, %ecx", "mov (%rsp), %rdx", "ret", "@end:", "xor %edx, %edx")
 	// ... and as a call target.
-	g.add(0, "xor %ecx, %ecx", "call @f", "@back: inc %ecx", "cmp $2, %ecx", "je @end", "call *%rdx", "ud2", "@f: mov (%rsp), %rdx", "ret", "@end: add $8, %rsp")
+	g.addReader("xor %ecx, %ecx", "call @f", "@back: inc %ecx", "cmp $2, %ecx", "je @end", "call *%rdx", "ud2", "@f: mov (%rsp), %rdx", "ret", "@end: add $8, %rsp")
 }
 
 // seq is prefix followed by 0 to n-1, line by line.

@@ -178,22 +178,22 @@ func genFault(g *gen) {
 	for _, to := range []string{"$0", "$0x10", "$0x600000000000", "$0x2000000000000000", "$-1", "$0xfffffffffffff000"} {
 		for _, r := range []int{0, 1, 2, 11} {
 			g.fault("movabs "+to+", "+gpr(r, 8), "jmp *"+gpr(r, 8))
-			g.fault("movabs "+to+", "+gpr(r, 8), "call *"+gpr(r, 8))
+			g.faultInCall("movabs "+to+", "+gpr(r, 8), "call *"+gpr(r, 8))
 			g.fault("movabs "+to+", "+gpr(r, 8), "push "+gpr(r, 8), "ret")
 			g.fault("movabs "+to+", "+gpr(r, 8), "push "+gpr(r, 8), "ret $16")
 		}
 	}
 	for _, to := range []string{"scratch+1000(%rip)", "hole+16(%rip)", "table(%rip)", "stack+8(%rip)"} {
 		g.fault("lea "+to+", %rax", "jmp *%rax")
-		g.fault("lea "+to+", %rcx", "call *%rcx")
+		g.faultInCall("lea "+to+", %rcx", "call *%rcx")
 		g.fault("lea "+to+", %rdx", "push %rdx", "ret")
 		g.fault("lea "+to+", %rdx", "mov %rdx, scratch+1928(%rip)", "jmp *scratch+1928(%rip)")
-		g.fault("lea "+to+", %rdx", "mov %rdx, (%rsp)", "call *(%rsp)")
+		g.faultInCall("lea "+to+", %rdx", "mov %rdx, (%rsp)", "call *(%rsp)")
 	}
 	g.fault("jmp hole+8")
-	g.fault("call hole+8")
+	g.faultInCall("call hole+8")
 	g.fault("jc hole+8", "jnc hole+12")
-	g.fault("call scratch")
+	g.faultInCall("call scratch")
 	// Branches whose own operand cannot be read.
 	g.fault("jmp *hole+8(%rip)")
 	g.fault("call *hole+8(%rip)")
@@ -207,6 +207,7 @@ func genFault(g *gen) {
 		}
 		g.fault(sp, "enter $16, $0", after)
 		g.fault(sp, "call *snippet_ptr(%rip)", after)
+		g.fault("movabs $0x600000000000, %rax", sp, "call *%rax", after)
 	}
 	g.fault("lea hole(%rip), %rbp", "leave", after)
 	for _, op := range []string{"pop %rcx", "ret", "ret $8", "popfq", "popq scratch(%rip)"} {
@@ -222,7 +223,7 @@ func genFault(g *gen) {
 		g.fault(fmt.Sprintf("lea hole-%d(%%rip), %%rsi", 2*size), "mov $20, %ecx", "cld", "rep lods"+s, after)
 	}
 	// A fault in a callee, in a loop, and after code that was changed by nothing.
-	g.fault("call @f", after, "@f: mov $1, %edx", "ud2")
+	g.faultInCall("call @f", after, "@f: mov $1, %edx", "ud2")
 	g.fault("mov $5, %ecx", "1: dec %ecx", "mov $100, %eax", "xor %edx, %edx", "div %ecx", "jmp 1b")
 	g.fault("lea hole-40(%rip), %rbx", "1: movq $7, (%rbx)", "add $8, %rbx", "jmp 1b")
 	for i := range 8 {

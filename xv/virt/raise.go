@@ -19,6 +19,7 @@ type fault struct {
 // Exceptions (Intel SDM vol. 3, 6.3.1) and bits of a page fault's error code (4.7).
 const (
 	trapUD = 6
+	trapSS = 12
 	trapGP = 13
 	trapPF = 14
 
@@ -33,6 +34,18 @@ const (
 func protection(err uint64) fault {
 	return fault{info: faultInfo(int(unix.SIGSEGV), siKernel, 0), words: trapWords{trap: trapGP, err: err}}
 }
+
+// pushFault is the fault of a push to addr, where there is no memory: a stack fault, SIGBUS without an address, if the
+// address is not canonical.
+func pushFault(addr uint64) fault {
+	if !canonical(addr) {
+		return fault{info: faultInfo(int(unix.SIGBUS), siKernel, 0), words: trapWords{trap: trapSS}}
+	}
+	return fault{info: faultInfo(int(unix.SIGSEGV), segvMAPERR, addr), words: trapWords{trapPF, pfUser | pfWrite, addr}}
+}
+
+// canonical reports whether addr is one of the processor's 48-bit addresses (Intel SDM vol. 1, 3.3.7.1).
+func canonical(addr uint64) bool { return int64(addr<<16)>>16 == int64(addr) }
 
 // raise delivers a fault at the original state regs, in the frame of a signal.
 func (th *thread) raise(f frame, ft fault, regs registers) {

@@ -160,12 +160,12 @@ func (th *thread) tableTrap(f frame, regs registers, target uint64, mayHash bool
 	case in.Class == x86.Ret:
 		regs.gpr[rsp] += 8 + uint64(in.Imm)&0xffff
 	case in.Class == x86.CallInd && native:
-		if f.reg(frTrap) == trapPF && f.reg(frCR2) == regs.gpr[rsp]-8 { // not the table, but the guest's stack
+		if f.reg(frTrap) == trapSS || f.reg(frTrap) == trapPF && f.reg(frCR2) == regs.gpr[rsp]-8 { // not the table, but the guest's stack
 			return false
 		}
 		regs.gpr[rsp] -= 8 // the original return address will do
 		if !th.write(regs.gpr[rsp], le64(regs.rip+uint64(in.Len))) {
-			th.raise(f, fault{info: faultInfo(int(unix.SIGSEGV), segvMAPERR, regs.gpr[rsp]), words: trapWords{trapPF, pfUser | pfWrite, regs.gpr[rsp]}}, at)
+			th.raise(f, pushFault(regs.gpr[rsp]), at)
 			return true
 		}
 	case in.Class == x86.CallInd: // the original return address is pushed already
@@ -179,7 +179,7 @@ func (th *thread) tableTrap(f frame, regs registers, target uint64, mayHash bool
 		}
 		target, mayHash = orig, false
 	}
-	if int64(target<<16)>>16 != int64(target) { // not canonical: the branch itself faults
+	if !canonical(target) { // the branch itself faults
 		th.raise(f, protection(0), at)
 		return true
 	}
