@@ -165,7 +165,10 @@ func TestSoak(t *testing.T) {
 }
 
 // TestScripts starts files that begin with #!.
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { runScripts(t) }
+
+// runScripts does that with flags for xvrun.
+func runScripts(t *testing.T, flags ...string) {
 	show := harness.TestData("c", "env.c")
 	for _, s := range []struct {
 		name string
@@ -189,6 +192,7 @@ func TestScripts(t *testing.T) {
 					{Name: "script", Data: script(s.text), Mode: 0o755},
 					{Name: "inner", Data: script("#!@ inner\n"), Mode: 0o755},
 				},
+				Flags: flags,
 			}, Exit: s.exit})
 		})
 	}

@@ -75,8 +75,11 @@ func programs() []program {
 	}
 }
 
-func TestPrograms(t *testing.T) {
-	for _, p := range programs() {
+func TestPrograms(t *testing.T) { runPrograms(t, programs()) }
+
+// runPrograms runs them with flags for xvrun.
+func runPrograms(t *testing.T, list []program, flags ...string) {
+	for _, p := range list {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
 			c := harness.Case{Spec: harness.Spec{
@@ -84,6 +87,7 @@ func TestPrograms(t *testing.T) {
 				Stdin:   p.stdin,
 				Files:   p.files,
 				Timeout: p.timeout,
+				Flags:   flags,
 			}, Exit: p.exit}
 			if p.name == "dash-pipeline" {
 				c.Signal = 9
@@ -97,7 +101,10 @@ func TestPrograms(t *testing.T) {
 }
 
 // TestPython runs each script with each interpreter of the machine.
-func TestPython(t *testing.T) {
+func TestPython(t *testing.T) { runPython(t, harness.Python(t)) }
+
+// runPython runs each script with these interpreters and flags for xvrun.
+func runPython(t *testing.T, interpreters []string, flags ...string) {
 	for _, s := range []program{
 		{name: "basics", args: []string{"an argument"}, stdin: "some input", exit: 9},
 		{name: "threads"},
@@ -105,7 +112,7 @@ func TestPython(t *testing.T) {
 		{name: "sqlite"},
 	} {
 		t.Run(s.name, func(t *testing.T) {
-			for i, python := range harness.Python(t) {
+			for i, python := range interpreters {
 				t.Run([]string{"first", "system"}[i], func(t *testing.T) {
 					t.Parallel()
 					harness.Compare(t, harness.Case{Spec: harness.Spec{
@@ -113,6 +120,7 @@ func TestPython(t *testing.T) {
 						Env:     []string{"PYTHONHASHSEED=0", "PYTHONDONTWRITEBYTECODE=1"},
 						Stdin:   s.stdin,
 						Timeout: 2 * time.Minute,
+						Flags:   flags,
 					}, Exit: s.exit})
 				})
 			}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"xvrun/tests/harness"
+	"xvrun/tests/need"
 	"xvrun/xv"
 )
 
@@ -63,6 +64,44 @@ func TestRelocate(t *testing.T) {
 			if stop() == 0 {
 				t.Error("nothing was moved")
 			}
+		})
+	}
+}
+
+// TestRelocatePrograms moves programs of the machine, and of Go, each millisecond; with -soak again and again, until each has been
+// moved 100,000 times.
+func TestRelocatePrograms(t *testing.T) {
+	harness.NeedXvrun(t)
+	want := 1
+	if *harness.Soak {
+		want = 100_000
+	}
+	const pipelines = `for i in 1 2 3 4 5 6 7 8; do seq 2000 | sort -n | uniq | tail -1 | tr 0-9 a-j; (exit $i) | cat; echo ${PIPESTATUS[0]} $(echo $i | sed s/./x/); done`
+	for _, c := range []struct {
+		name    string
+		program func() string
+		args    []string
+	}{
+		{"bash", func() string { return need.Tool(t, "bash") }, []string{"-c", pipelines}},
+		{"python", func() string { return harness.Python(t)[0] }, []string{script("py", "threads.py")}},
+		{"go", func() string { return harness.Guest(t, "go/runtime.go", harness.Static) }, nil},
+		{"node", func() string { return need.Tool(t, "node") }, []string{script("js", "script.js")}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			moves, runs := 0, 0
+			for ; moves < want && !t.Failed(); runs++ {
+				var stop func() int
+				harness.Hosted{Program: c.program(), Args: c.args, Limit: 5 * time.Minute, Prepare: func(cmd *xv.Cmd) {
+					if runs%2 == 1 {
+						cmd.Options.Returns = xv.AutoReturns
+					}
+				}, Started: func(p *xv.Process) {
+					stop = harness.RelocateOften(t, p, time.Millisecond)
+				}}.Compare(t)
+				moves += stop()
+			}
+			t.Logf("%d moves in %d runs", moves, runs)
 		})
 	}
 }

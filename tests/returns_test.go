@@ -1,6 +1,8 @@
 package tests
 
 import (
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +22,15 @@ var readers = map[string]string{
 	"go/runtime.go": "Go walks stacks",
 	"go/stress.go":  "Go walks stacks",
 }
+
+// readingPrograms are those of the machine's own programs that do.
+var readingPrograms = map[string]string{
+	"luajit": "error() unwinds the stack",
+	"node":   "its engine walks stacks",
+}
+
+// readingTests are the other tests of such guests and programs, as a pattern for -test.skip.
+const readingTests = "^Test(UnderLoad/(luajit|node|go.*)|NoOriginalCode/go|User/(hello#02|runtime|throw))$"
 
 // TestReturns runs the guests with the other kinds of return addresses: with native ones those that don't read them, with auto all.
 func TestReturns(t *testing.T) {
@@ -54,6 +65,44 @@ func TestReturnsMoved(t *testing.T) {
 	for _, mode := range []string{"native", "auto"} {
 		t.Run(mode, func(t *testing.T) {
 			runGuests(t, returning(mode, slices.DeleteFunc(slices.Clone(few), func(g guest) bool { return mode == "native" && readers[g.src] != "" })))
+		})
+	}
+}
+
+// TestReturnsPrograms runs programs of the machine, scripts and Python with the other kinds of return addresses: some, or with -soak all.
+func TestReturnsPrograms(t *testing.T) {
+	some := []string{"awk", "bash-basics", "bash-jobs", "compile", "dash-pipeline", "find-exec", "luajit", "node", "perl", "sort", "valgrind"}
+	for _, mode := range []string{"native", "auto"} {
+		t.Run(mode, func(t *testing.T) {
+			flag := "-returns=" + mode
+			list, interpreters := programs(), harness.Python(t)
+			if !*harness.Soak {
+				list = slices.DeleteFunc(list, func(p program) bool { return !slices.Contains(some, p.name) })
+				interpreters = interpreters[:1]
+			}
+			if mode == "native" {
+				list = slices.DeleteFunc(list, func(p program) bool { return readingPrograms[p.name] != "" })
+			}
+			runPrograms(t, list, flag)
+			runPython(t, interpreters, flag)
+			runScripts(t, flag)
+		})
+	}
+}
+
+// TestReturnsElsewhere runs the tests of the surroundings of programs with the other kinds of return addresses: users, namespaces,
+// limits, terminals, daemons, load. It is a soak.
+func TestReturnsElsewhere(t *testing.T) {
+	harness.NeedXvrun(t)
+	harness.NeedSoak(t)
+	const tests = "^Test(UnderLoad|Limits|Namespaces|Terminal|Kill.*|Outlive|Forward.*|Stop.*|Broken.*|Closed.*|User|SetUserID|Leaks|SmallCache|HotCode|Collect.*|NoOriginalCode|Store.*|Relocate|RelocatePrograms)$"
+	for mode, skip := range map[string]string{"native": readingTests, "auto": "^$"} {
+		t.Run(mode, func(t *testing.T) {
+			cmd := exec.Command(os.Args[0], "-test.run", tests, "-test.skip", skip)
+			cmd.Env = append(os.Environ(), "XVRUN="+harness.Xvrun(t), "XV_TEST_FLAGS=-returns="+mode+" "+os.Getenv("XV_TEST_FLAGS"))
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
 		})
 	}
 }
