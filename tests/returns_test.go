@@ -71,7 +71,7 @@ func TestReturnsMoved(t *testing.T) {
 
 // TestReturnsPrograms runs programs of the machine, scripts and Python with the other kinds of return addresses: some, or with -soak all.
 func TestReturnsPrograms(t *testing.T) {
-	some := []string{"awk", "bash-basics", "bash-jobs", "compile", "dash-pipeline", "find-exec", "luajit", "node", "perl", "sort", "valgrind"}
+	some := []string{"awk", "bash-basics", "bash-jobs", "dash-pipeline", "find-exec", "luajit", "node", "perl", "valgrind"}
 	for _, mode := range []string{"native", "auto"} {
 		t.Run(mode, func(t *testing.T) {
 			flag := "-returns=" + mode
