@@ -394,6 +394,11 @@ func (s *Space) dormantPlace(orig uint64) (uint32, bool) {
 	return 0, false
 }
 
+// isDormant reports whether dormant regions may have code at orig.
+func (s *Space) isDormant(orig uint64) bool {
+	return slices.ContainsFunc(s.dormant, func(d *dormant) bool { return orig >= d.lo && orig < d.hi })
+}
+
 // wakeIn makes the dormant regions that may have code in [lo, hi).
 func (s *Space) wakeIn(lo, hi uint64) {
 	for i := 0; i < len(s.dormant); i++ {

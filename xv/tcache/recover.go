@@ -57,7 +57,13 @@ func (s *Space) ReturnsTo(cache uint32) (orig uint64, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.find(cache)
-	if p == nil || p.kind != pieceFragment {
+	if p == nil {
+		return 0, false
+	}
+	if p.kind == pieceJump && s.cfg.Layout.NativeReturns { // see ReturnEntry
+		return p.orig, cache == p.off
+	}
+	if p.kind != pieceFragment {
 		return 0, false
 	}
 	i := slices.IndexFunc(p.r.returns, func(e translate.Entry) bool { return p.off+e.Off == cache })
@@ -67,7 +73,8 @@ func (s *Space) ReturnsTo(cache uint32) (orig uint64, ok bool) {
 	return p.r.returns[i].Addr, true
 }
 
-// ReturnSites lists the return sites of all fragments, stale ones too, with their offsets in the cache, by which they are in order.
+// ReturnSites lists the return sites of all fragments, stale ones too, and the entry stubs for jumps, with their offsets in the cache, by
+// which they are in order.
 func (s *Space) ReturnSites() []translate.Entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -76,6 +83,11 @@ func (s *Space) ReturnSites() []translate.Entry {
 	s.each(func(r *region) {
 		for _, e := range r.returns {
 			sites = append(sites, translate.Entry{Addr: e.Addr, Off: r.base + e.Off})
+		}
+		for i := range r.stubs {
+			if r.stubs[i].kind == pieceJump {
+				sites = append(sites, translate.Entry{Addr: r.stubs[i].orig, Off: r.stubs[i].first})
+			}
 		}
 	})
 	slices.SortFunc(sites, func(a, b translate.Entry) int { return cmp.Compare(a.Off, b.Off) })
@@ -140,4 +152,25 @@ func (s *Space) ReturnSite(orig uint64) (cache uint32, ok bool) {
 		}
 	}
 	return 0, false
+}
+
+// ReturnEntry returns the cache offset of a return site for an address to which no call returns, as the one in a signal frame, if it is
+// translated: an entry stub for jumps. It is for native returns.
+func (s *Space) ReturnEntry(orig uint64) (cache uint32, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.isDormant(orig) {
+		return 0, false
+	}
+	p, ok := s.block(orig)
+	if !ok || p.r.reg.Checked {
+		return 0, false
+	}
+	for i := range p.r.stubs {
+		if st := &p.r.stubs[i]; st.orig == orig && st.kind == pieceJump {
+			return st.first, true
+		}
+	}
+	e, ok := s.makeStub(p, orig, pieceJump)
+	return e.first, ok
 }

@@ -1,6 +1,7 @@
 package tcache
 
 import (
+	"slices"
 	"testing"
 
 	"xvrun/xv/translate"
@@ -42,6 +43,38 @@ func TestNativeCalls(t *testing.T) {
 			t.Errorf("stale %v: extent %#x", stale, s.Extent())
 		}
 		s.Invalidate(im.lo, im.lo+pageSize)
+	}
+}
+
+// TestReturnEntry has a handler return where no call returns to.
+func TestReturnEntry(t *testing.T) {
+	im := callRet()
+	s := New(nativeConfig(im, 1<<20))
+	if off, ok := s.ReturnEntry(im.lo); ok {
+		t.Fatalf("%#x before it is translated", off)
+	}
+	if _, err := s.FillJump(im, im.lo); err != nil {
+		t.Fatal(err)
+	}
+	at, ok := s.ReturnEntry(im.lo)
+	if again, _ := s.ReturnEntry(im.lo); !ok || again != at {
+		t.Fatalf("%#x, then %#x", at, again)
+	}
+	s.verify(t, im, true)
+	for _, stale := range []bool{false, true} {
+		if orig, ok := s.ReturnsTo(at); !ok || orig != im.lo {
+			t.Errorf("stale %v: returns to %#x %v", stale, orig, ok)
+		}
+		if _, ok := s.ReturnsTo(at + 1); ok {
+			t.Errorf("stale %v: returns into the stub", stale)
+		}
+		if !slices.Contains(s.ReturnSites(), translate.Entry{Addr: im.lo, Off: at}) {
+			t.Errorf("stale %v: %#x is not among %#x", stale, at, s.ReturnSites())
+		}
+		s.Invalidate(im.lo, im.lo+pageSize)
+	}
+	if off, ok := s.ReturnEntry(im.lo); ok {
+		t.Errorf("%#x is stale", off)
 	}
 }
 

@@ -188,7 +188,7 @@ func (th *thread) guestFrame(f frame, ev *event, act action, addr, xAddr uint64,
 	copy(buf[xAddr-addr:], x)
 	copy(buf[:frameSize], f.mem[:frameSize])
 	g := frame{mem: buf, addr: addr}
-	g.set(fPretcode, act.restorer)
+	g.set(fPretcode, th.p.as.returnEntry(act.restorer))
 	g.set(fLink, 0)
 	g.set(fStack, th.alt.sp)
 	g.set(fStack+8, uint64(th.alt.flags))

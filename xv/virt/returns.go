@@ -136,3 +136,18 @@ func (th *thread) alias(f frame, orig uint64) {
 		}
 	}
 }
+
+// returnEntry is what a signal frame has as the return address of its handler, which is to return to orig. As the return address of a
+// call it is that of translated code, once orig is translated: until then the return traps.
+func (as *addressSpace) returnEntry(orig uint64) uint64 {
+	c := as.enter()
+	defer as.exit()
+	if !c.native {
+		return orig
+	}
+	off, ok := c.space.ReturnEntry(orig)
+	if !ok {
+		return orig
+	}
+	return c.home.Cache() + uint64(off)
+}
