@@ -82,6 +82,7 @@ var guests = []guest{
 	{src: "c/faults.c", kinds: glibc, runs: []run{{name: "main"}, {name: "altstack", args: []string{"x"}}}},
 	{src: "c/sigstack.c", kinds: glibc},
 	{src: "c/sigframe.c", kinds: glibc},
+	{src: "c/handlers.c", kinds: glibc},
 	{src: "c/replaced.c", kinds: []harness.Kind{harness.Static, harness.PIE}},
 	{src: "c/switches.c", kinds: glibc},
 	{src: "c/pkeys.c"},

@@ -1,3 +1,5 @@
+//go:build linux && amd64
+
 package tests
 
 import (
@@ -6,8 +8,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"xvrun/tests/harness"
+	"xvrun/xv"
 )
 
 // readers are the guests that read return addresses, which native returns are not for.
@@ -57,7 +61,7 @@ func returning(mode string, guests []guest) (list []guest) {
 func TestReturnsMoved(t *testing.T) {
 	var few []guest
 	for _, g := range guests {
-		if slices.Contains([]string{"moved", "jumps", "returns", "signals", "procs", "jit", "switches", "stress"}, strings.TrimSuffix(stem(g.src), ".c")) {
+		if slices.Contains([]string{"moved", "jumps", "returns", "signals", "handlers", "procs", "jit", "switches", "stress"}, strings.TrimSuffix(stem(g.src), ".c")) {
 			g.xvrun = append(slices.Clone(g.xvrun), "-relocate-every=5ms")
 			few = append(few, g)
 		}
@@ -65,6 +69,31 @@ func TestReturnsMoved(t *testing.T) {
 	for _, mode := range []string{"native", "auto"} {
 		t.Run(mode, func(t *testing.T) {
 			runGuests(t, returning(mode, slices.DeleteFunc(slices.Clone(few), func(g guest) bool { return mode == "native" && readers[g.src] != "" })))
+		})
+	}
+}
+
+// TestReturnsOfHandlers has handlers return to where calls do not, while nothing moves, for which hardly any has to trap, and while all moves.
+func TestReturnsOfHandlers(t *testing.T) {
+	harness.NeedXvrun(t)
+	const handlers = 2000 // that return, but for some
+	for name, pause := range map[string]time.Duration{"still": 0, "moved": 2 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			stop := func() int { return 0 }
+			p := harness.Hosted{Program: harness.Guest(t, "c/handlers.c", harness.PIE), Limit: time.Minute, Prepare: func(cmd *xv.Cmd) {
+				cmd.Options.Returns = xv.NativeReturns
+			}, Started: func(p *xv.Process) {
+				if pause > 0 {
+					stop = harness.RelocateOften(t, p, pause)
+				}
+			}}.Compare(t)
+			if n := stop(); pause > 0 && n == 0 {
+				t.Error("nothing was moved")
+			}
+			if misses := p.Stats().JumpMisses; pause == 0 && misses > handlers/2 {
+				t.Errorf("%d returns and jumps have trapped", misses)
+			}
 		})
 	}
 }
