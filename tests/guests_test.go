@@ -83,6 +83,7 @@ var guests = []guest{
 	{src: "c/sigstack.c", kinds: glibc},
 	{src: "c/sigframe.c", kinds: glibc},
 	{src: "c/handlers.c", kinds: glibc},
+	{src: "c/beneath.c", kinds: []harness.Kind{harness.NoPIE, harness.PIE}, flags: []string{"-ldl"}},
 	{src: "c/replaced.c", kinds: []harness.Kind{harness.Static, harness.PIE}},
 	{src: "c/switches.c", kinds: glibc},
 	{src: "c/pkeys.c"},

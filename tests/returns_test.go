@@ -18,6 +18,7 @@ import (
 var readers = map[string]string{
 	"c/anywhere.c":  "looks at each word of its stack",
 	"c/asan.c":      "records the stack of each allocation",
+	"c/beneath.c":   "walks its stack",
 	"c/pthreads.c":  "pthread_cancel unwinds the stack",
 	"c/sequences.c": "shows what calls push",
 	"cc/throw.cc":   "throws exceptions",

@@ -86,7 +86,7 @@ func (th *thread) cloneWith(regs *registers, k call, flags, stack uint64) {
 	child.confined.Store(th.confined.Load())
 	p.confining.Unlock()
 	if flags&(unix.CLONE_VM|unix.CLONE_VFORK) != unix.CLONE_VM { // sas_ss_reset(): kept, except by threads
-		child.alt = th.alt
+		child.alt, child.beneath = th.alt, th.beneath
 	} else {
 		child.alt.flags = ssDisable
 	}

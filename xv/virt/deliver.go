@@ -157,6 +157,9 @@ func (th *thread) callHandler(f frame, ev event, act action, mask uint64) {
 		mask |= bit(ev.sig())
 	}
 	th.setGuestMask(mask)
+	if th.alt.contains(addr) && !th.alt.contains(ev.regs.gpr[rsp]) {
+		th.noteBeneath(ev.regs.gpr[rsp])
+	}
 	if th.alt.flags&ssAutodisarm != 0 {
 		th.alt = signalStack{flags: ssDisable}
 	}

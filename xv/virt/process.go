@@ -44,6 +44,7 @@ type thread struct {
 	server *server // that answers the request
 
 	alt      signalStack
+	beneath  []uint64     // stack pointers of the guest where handlers began on another stack, see noteBeneath; never written in place
 	resuming registers    // what the agent was last told to continue with, rip original
 	parked   atomic.Bool  // its handler waits, holding the original state and nothing of the cache
 	away     atomic.Bool  // in a system call that the supervisor passed on

@@ -36,6 +36,7 @@ func (th *thread) rtSigreturn(regs *registers) {
 		return
 	}
 	th.setAltStack(signalStack{sp: g.u64(fStack), flags: uint32(g.u64(fStack + 8)), size: g.u64(fStack + 16)}, out.gpr[rsp])
+	th.backOn(out.gpr[rsp])
 	th.resendUnblocked()
 	th.undo = before
 	th.enter(th.agentFrame(g, x), out)

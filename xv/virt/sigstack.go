@@ -4,6 +4,7 @@ package virt
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -93,4 +94,19 @@ func (th *thread) setAltStack(next signalStack, sp uint64) unix.Errno {
 	}
 	th.alt = next
 	return 0
+}
+
+// beneathLimit bounds thread.beneath: handlers may leave without a return.
+const beneathLimit = 4
+
+// noteBeneath notes that a handler begins on the alternate stack while the stack pointer is sp: return addresses above that are used too.
+func (th *thread) noteBeneath(sp uint64) {
+	th.beneath = append(slices.Clip(th.beneath[max(0, len(th.beneath)-beneathLimit+1):]), sp)
+}
+
+// backOn notes that a handler returns to where the stack pointer is sp.
+func (th *thread) backOn(sp uint64) {
+	if last := len(th.beneath) - 1; last >= 0 && th.beneath[last] == sp {
+		th.beneath = th.beneath[:last]
+	}
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // With native returns the stacks of threads are full of addresses of the cache. A move rewrites them, so that returns need no trap: every
-// aligned word between the stack pointer and the end of its mapping that is the address of a return site. Such a word may be a number
+// aligned word between a stack pointer (that of the thread, or one that a handler on another stack has interrupted) and the end of its mapping that is the address of a return site. Such a word may be a number
 // that only looks like one, since of a thread that is anywhere nothing tells the frames of its functions apart. It would have to have
 // the value of one of some ten thousand return sites, at one of the random places of the region.
 
@@ -26,14 +26,18 @@ func (m *mover) rewriteReturns() {
 		return
 	}
 	for _, h := range m.all {
-		sp := m.guestStack(h)
-		i := slices.IndexFunc(m.maps, func(v loader.VMA) bool { return v.Contains(sp) })
-		if i < 0 {
-			continue
+		lowest := map[int]uint64{} // stack pointer by the index of its mapping
+		for _, sp := range append(slices.Clip(h.th.beneath), m.guestStack(h)) {
+			i := slices.IndexFunc(m.maps, func(v loader.VMA) bool { return v.Contains(sp) })
+			if low, ok := lowest[i]; i >= 0 && (!ok || sp < low) {
+				lowest[i] = sp
+			}
 		}
-		sp = (sp + 7) &^ 7
-		mem := make([]byte, min(m.maps[i].End-sp, stackLimit))
-		m.rewriteStack(h.th, sp, mem[:h.th.read(sp, mem)])
+		for i, sp := range lowest {
+			sp = (sp + 7) &^ 7
+			mem := make([]byte, min(m.maps[i].End-sp, stackLimit))
+			m.rewriteStack(h.th, sp, mem[:h.th.read(sp, mem)])
+		}
 	}
 }
 

@@ -18,13 +18,15 @@ type undo struct {
 	mask uint64
 	alt  signalStack
 
+	beneath []uint64
+
 	sig      int // whose action was changed; 0: none was
 	old, new action
 }
 
 // before returns the state before the system call whose return address is in regs.
 func (th *thread) before(regs *registers) *undo {
-	u := &undo{regs: *regs, mask: th.guestMask(), alt: th.alt}
+	u := &undo{regs: *regs, mask: th.guestMask(), alt: th.alt, beneath: th.beneath}
 	u.regs.rip -= syscallLen
 	u.regs.gpr[rax] = th.ctx.u64(abi.GateRAX)
 	return u
@@ -47,6 +49,6 @@ func (th *thread) takeBack(u *undo, si *siginfo) bool {
 		return false
 	}
 	th.setGuestMask(u.mask)
-	th.alt = u.alt
+	th.alt, th.beneath = u.alt, u.beneath
 	return true
 }
