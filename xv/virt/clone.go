@@ -65,6 +65,7 @@ func (th *thread) cloneWith(regs *registers, k call, flags, stack uint64) {
 	child, err := th.newChild(flags)
 	if err != nil {
 		th.forking.Store(false)
+		th.closeAdmitted()
 		s.trace("%d: clone: %v", th.tid, err)
 		th.result(regs, -int64(unix.EAGAIN))
 		return

@@ -558,6 +558,7 @@ func (s *Session) restoreProcess(r processRecord, as *addressSpace, actions *act
 		th.held = tr.Held
 		th.away.Store(tr.Passed)
 		th.waits.Store(tr.Waits)
+		th.runs.Store(!tr.Passed && !tr.Waits)
 	}
 	s.counters.processes.Add(1)
 	return s.deaths.watch(p)

@@ -39,6 +39,11 @@ const jobPatience = time.Millisecond
 
 // onThread lets a thread of the address space do f. The error is os.ErrProcessDone if no process is left there.
 func (as *addressSpace) onThread(f func(th *thread, c caller) error) error {
+	return as.byThread(f, func() bool { return false })
+}
+
+// byThread is onThread for a caller that knows of other threads: use does what waits through one, and reports whether there was one.
+func (as *addressSpace) byThread(f func(th *thread, c caller) error, use func() bool) error {
 	js := &as.tools.jobs
 	j := &job{do: f, done: make(chan error, 1)}
 	if !js.add(j) {
@@ -47,7 +52,7 @@ func (as *addressSpace) onThread(f func(th *thread, c caller) error) error {
 	var tried time.Time
 	var took time.Duration
 	for {
-		if !as.useHosted() {
+		if !use() && !as.useHosted() {
 			as.kickSome()
 		}
 		select {

@@ -16,7 +16,7 @@ import (
 // kick makes th enter the agent soon, with its original state. It is called again until th has been answered.
 func (th *thread) kick() {
 	sig := kickSignal
-	blocked := th.guestMask()&bit(int(kickSignal)) != 0
+	blocked := th.blocksKicks()
 	now := time.Since(th.p.s.started)
 	if th.kicking.Swap(true) && (!blocked || now-time.Duration(th.kicked.Load()) < kickPatience) {
 		return // it is on its way
@@ -25,6 +25,7 @@ func (th *thread) kick() {
 		sig = unix.SIGTRAP
 	}
 	th.kicked.Store(int64(now))
+	th.trapKick.Store(blocked)
 	var si siginfo
 	code := int32(kickCode)
 	binary.LittleEndian.PutUint32(si[0:], uint32(sig))
@@ -33,6 +34,14 @@ func (th *thread) kick() {
 	// A thread that has just ended needs no kick.
 	unix.Syscall6(unix.SYS_RT_TGSIGQUEUEINFO, uintptr(th.p.pid), uintptr(th.tid), uintptr(sig), uintptr(unsafe.Pointer(&si)), 0, 0)
 }
+
+// blocksKicks reports whether the kernel blocks kickSignal while the thread executes code of the guest.
+func (th *thread) blocksKicks() bool {
+	return th.stepping.Load() || th.guestMask()&bit(int(kickSignal)) != 0
+}
+
+// kickBlocked reports whether a kick that is on its way to the thread does not reach it.
+func (th *thread) kickBlocked() bool { return th.blocksKicks() && !th.trapKick.Load() }
 
 // kickSignal is the first real-time signal. Such signals queue: a kick doesn't take the place of one of the guest's, as one of
 // the standard signals would, which are pending once. The C libraries use it for themselves and don't let programs block it.

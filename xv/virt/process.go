@@ -57,6 +57,7 @@ type thread struct {
 	target   uint64       // of the jump that it then seems to have made
 	kicked   atomic.Int64 // when kick last sent a signal, in nanoseconds since the session began
 	kicking  atomic.Bool  // a kick is on its way
+	trapKick atomic.Bool  // the last one is a SIGTRAP
 	absent   uint64       // page of code that is not there, see hasPages
 	weight   int          // samples that the fuel it was last given stands for; 0: one
 
@@ -76,11 +77,14 @@ type thread struct {
 	skipStep   bool      // it is, and the next instruction that starts comes without a trap
 	stepAt     uint64    // where it was when the last trap of a step was none for the guest, 0: it was one
 
-	step     *step      // an instruction that it is let do, nil: none; see letThrough
-	admitted []toolPage // what is open for its system call
-	armings  uint32     // of the tools when that was admitted
-	hostMu   sync.Mutex // held by whoever uses the thread while it waits for a callback of the host
-	inHost   bool       // a callback uses the thread
+	step     *step         // an instruction that it is let do, nil: none; see letThrough
+	stepping atomic.Bool   // there is one
+	admitted []toolPage    // what is open for its system call
+	armings  uint32        // of the tools when that was admitted
+	runs     atomic.Bool   // it has an answer with which it executes code of the guest until its next request
+	answered atomic.Uint32 // how many answers it has got
+	hostMu   sync.Mutex    // held by whoever uses the thread while it waits for a callback of the host
+	inHost   bool          // a callback uses the thread
 }
 
 // passed is a system call that a thread does in OpGate, OpClone or OpExec. Its result ends the guest's

@@ -291,7 +291,7 @@ func (m *mover) known(list []*thread) bool {
 		off := h.regs.Rip - home.Agent()
 		_, inCall := agent.InCall(off)
 		switch {
-		case th.busy.Load() || th.step != nil:
+		case th.busy.Load() || th.owns():
 			return false
 		case th.waits.Load():
 			// With another stack pointer it is in the agent's handler of a signal that came since: see defer in agent.asm.

@@ -255,6 +255,7 @@ func (th *thread) handle() {
 	}
 	th.waits.Store(false)
 	s.counters.handoffs.Add(1)
+	th.runs.Store(false)
 	th.away.Store(false)
 	if th.p.as.unmapped.Load() {
 		th.mapCache()
@@ -308,10 +309,6 @@ func (th *thread) handle() {
 
 // reply answers the request with op, after count system calls of the vector.
 func (th *thread) reply(op uint32, count int) {
-	switch op {
-	case abi.OpGate, abi.OpClone, abi.OpExec:
-		th.away.Store(true)
-	}
 	if op != abi.OpRemote && op != abi.OpTouch {
 		th.op = op
 	}
@@ -324,6 +321,28 @@ func (th *thread) reply(op uint32, count int) {
 			th.ctx.setU64(abi.T, th.target)
 		}
 	}
+	switch op {
+	case abi.OpRemote, abi.OpTouch, abi.OpExit:
+	default:
+		th.runs.Store(true) // before putOff, see mayRun
+		if th.p.as.tools.exclusive.putOff(th, op, count) {
+			th.runs.Store(false)
+			return
+		}
+	}
+	th.answer(op, count)
+}
+
+// answer has the agent do op. It gets on from there on its own.
+func (th *thread) answer(op uint32, count int) {
+	switch op {
+	case abi.OpGate, abi.OpClone, abi.OpExec:
+		th.away.Store(true)
+	}
+	th.runs.Store(runsCode[op])
+	if op != abi.OpRemote && op != abi.OpTouch {
+		th.answered.Add(1)
+	}
 	th.ctx.setU32(abi.Count, uint32(count))
 	th.ctx.setU32(abi.Op, op)
 	state := word32(th.ctx.mem, abi.State)
@@ -331,15 +350,26 @@ func (th *thread) reply(op uint32, count int) {
 	futexWake(state)
 }
 
+// runsCode tells the answers after which a thread executes code of the guest before its next request.
+var runsCode = [...]bool{
+	abi.OpResume: true, abi.OpSigreturn: true, abi.OpInt80: true, abi.OpFinish: true, abi.OpAttempt: true,
+	abi.OpRemote: false, abi.OpTouch: false, abi.OpGate: false, abi.OpClone: false, abi.OpExec: false, abi.OpExit: false, abi.OpRaise: false,
+}
+
 // remote lets th perform system calls and returns their results. It panics with gone if th dies.
 func (th *thread) remote(calls ...call) []int64 {
+	th.server.yield()
+	return th.vectors(calls)
+}
+
+// vectors is remote for any goroutine.
+func (th *thread) vectors(calls []call) []int64 {
 	results := make([]int64, 0, len(calls))
 	for len(calls) > 0 {
 		n := min(len(calls), abi.MaxVector)
 		for i, k := range calls[:n] {
 			th.ctx.setCall(abi.Vector+i*abi.CallSize, k)
 		}
-		th.server.yield()
 		th.reply(abi.OpRemote, n)
 		th.awaitDone()
 		for i := range n {

@@ -47,6 +47,9 @@ func (th *thread) signal() {
 		th.endStep(&regs)
 	}
 	ev := event{info: si, regs: regs, inCall: pos == atCallEnd}
+	if th.step != nil && !isStep(f, &si) && !isFault(&si) && th.stepFirst(f, si) {
+		return
+	}
 	if th.isKick(&si) {
 		th.notInterrupted(&ev)
 		th.returnTo(f, ev.regs)
@@ -221,7 +224,11 @@ func (th *thread) sigreturn(f frame, regs *registers, cache uint64) {
 		th.ctx.setU64(abi.T, regs.rip)
 	}
 	f.setRegisters(&live, cache)
-	f.setMask(th.ctx.u64(abi.Mask))
+	mask := th.ctx.u64(abi.Mask)
+	if th.step != nil { // signals wait until it is done
+		mask |= abi.BlockMask
+	}
+	f.setMask(mask)
 	th.ctx.setU64(abi.S, regs.gpr[rcx]) // translated code is entered with rcx in S
 	th.reply(abi.OpSigreturn, 0)
 }

@@ -112,14 +112,16 @@ func (th *thread) admitSpans(regs, shown *registers, k call) bool {
 	if !th.p.as.tools.active.Load() {
 		return true
 	}
+	var list []toolPage
 	for _, sp := range th.spans(k) {
-		if !th.admit(shown, sp) {
+		if !th.admit(shown, sp, &list) {
 			if !th.p.dead.Load() {
 				th.endInterrupted(regs, -int64(unix.EFAULT))
 			}
 			return false
 		}
 	}
+	th.openAdmitted(list)
 	return true
 }
 
@@ -136,8 +138,8 @@ func (th *thread) touchesTools(k call) bool {
 	})
 }
 
-// admit does it for one piece of memory.
-func (th *thread) admit(regs *registers, sp span) bool {
+// admit does it for one piece of memory, and adds what is to be opened to list.
+func (th *thread) admit(regs *registers, sp span, list *[]toolPage) bool {
 	lo, hi, ok := pages(sp.lo, sp.hi-sp.lo)
 	if !ok {
 		return true
@@ -157,10 +159,20 @@ func (th *thread) admit(regs *registers, sp span) bool {
 		case p.t.access&sp.access != 0 && regs != nil && !th.askWatch(p.t, regs, max(p.lo, sp.lo), p.t.access&sp.access):
 			return false
 		}
-		th.openPage(p.t, p.lo, p.hi, 1)
-		th.admitted = append(th.admitted, p)
+		*list = append(*list, p)
 	}
 	return true
+}
+
+// openAdmitted opens pages for a system call. Other threads wait until it is done, if that does not take long.
+func (th *thread) openAdmitted(list []toolPage) {
+	if slices.ContainsFunc(list, func(p toolPage) bool { return !p.t.loose }) {
+		x := &th.p.as.tools.exclusive
+		x.acquire(th)
+		x.openFor(th, nil, callPatience)
+	}
+	th.admitted = list
+	th.openPages(list)
 }
 
 // askWatch asks the host whether a system call may use memory that it watches.
@@ -182,6 +194,7 @@ func (th *thread) closeAdmitted() {
 	list := th.admitted
 	th.admitted = nil
 	th.closePages(list)
+	th.disown()
 }
 
 // protectMemory does the mprotect k, which the kernel would do, with the tools' protections kept.
@@ -282,6 +295,8 @@ func (th *thread) admitTIDs(k call, flags uint64) (own uint64) {
 	if !th.p.as.tools.active.Load() {
 		return 0
 	}
+	var list []toolPage
+	defer func() { th.openAdmitted(list) }()
 	parent, child := k.args[2], k.args[3]
 	if k.nr == unix.SYS_CLONE3 {
 		var b [cloneArgsMin]byte
@@ -291,16 +306,16 @@ func (th *thread) admitTIDs(k call, flags uint64) (own uint64) {
 		const pidfd, childTID, parentTID = 8, 16, 24
 		w := func(off int) uint64 { return binary.LittleEndian.Uint64(b[off:]) }
 		parent, child = w(parentTID), w(childTID)
-		th.admit(nil, span{w(pidfd), w(pidfd) + 4, trap.Write})
-		th.admit(nil, span{k.args[0], k.args[0] + k.args[1], trap.Read})
+		th.admit(nil, span{w(pidfd), w(pidfd) + 4, trap.Write}, &list)
+		th.admit(nil, span{k.args[0], k.args[0] + k.args[1], trap.Read}, &list)
 	}
 	if flags&(unix.CLONE_PARENT_SETTID|unix.CLONE_PIDFD) != 0 {
-		th.admit(nil, span{parent, parent + 4, trap.Write})
+		th.admit(nil, span{parent, parent + 4, trap.Write}, &list)
 	}
 	if flags&unix.CLONE_CHILD_SETTID == 0 {
 		return 0
 	}
-	th.admit(nil, span{child, child + 4, trap.Write})
+	th.admit(nil, span{child, child + 4, trap.Write}, &list)
 	return child
 }
 

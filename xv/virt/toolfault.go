@@ -3,13 +3,11 @@
 package virt
 
 import (
-	"encoding/binary"
 	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
 
-	"xvrun/xv/agent/abi"
 	"xvrun/xv/trap"
 )
 
@@ -58,9 +56,12 @@ func (th *thread) toolFault(f frame, si *siginfo, regs registers) bool {
 			return true
 		}
 		th.returnTo(f, regs)
-	case t.access&access == 0:
+	case t.access&access == 0 || th.wasTold(t, page, regs):
 		th.letThrough(f, t, page, regs)
 	default:
+		if th.step != nil { // others may go on while the host thinks
+			th.closeStep()
+		}
 		c := th.trapContext(f, th.unstepped(regs), trap.Event{
 			Pid: th.p.pid, Tid: th.tid, Signal: unix.SIGSEGV, Code: segvACCERR, Addr: si.addr(), Access: access,
 		})
@@ -122,135 +123,9 @@ func (th *thread) fillPage(t *pageTool, page uint64) error {
 	return t.disarm(th, page, page+pageSize)
 }
 
-// step is an instruction that a thread is let do although a tool forbids its access: the pages are open for it, and the thread
-// goes on with TF set. Everything that comes instead of the trap of the step ends it too.
-type step struct {
-	regs  registers // before, with the guest's own TF
-	op    byte      // its opcode, if that is one of pushf and popf
-	pages []toolPage
-}
-
-// toolPage is a piece of memory of a tool that is open.
-type toolPage struct {
-	t      *pageTool
-	lo, hi uint64
-}
-
-// Opcodes of instructions that see TF or set it.
-const (
-	opPushf = 0x9c
-	opPopf  = 0x9d
-)
-
-// letThrough lets the thread do the instruction at regs.rip, and its next access to page.
-func (th *thread) letThrough(f frame, t *pageTool, page uint64, regs registers) {
-	if th.step == nil {
-		th.step = &step{regs: regs, op: th.flagsOp(regs.rip)}
-	}
-	th.step.pages = append(th.step.pages, toolPage{t, page, page + pageSize})
-	th.openPage(t, page, page+pageSize, 1)
-	regs.rflags |= flagTF
-	th.returnTo(f, regs)
-}
-
-// openPage is letIn for all callers that don't hold mu. If the kernel does not let it, the guest ends: it could not go on, or uses of
-// the pages would go unseen. It has no room for more mappings then (vm.max_map_count).
-func (th *thread) openPage(t *pageTool, lo, hi uint64, n int) {
-	ts := &t.as.tools
-	ts.mu.Lock()
-	defer ts.mu.Unlock()
-	err := t.letIn(th, lo, hi, n)
-	if err == nil || th.holeFrom(lo) < hi { // unmapped meanwhile
-		return
-	}
-	what := "let through to"
-	if n < 0 {
-		what = "kept from"
-	}
-	th.p.s.fail(th.p, fmt.Errorf("process %d: a thread can't be %s watched memory at %#x: %w", th.p.pid, what, lo, err))
-	panic(gone{})
-}
-
-// flagsOp is the opcode of the instruction at addr if it is pushf or popf.
-func (th *thread) flagsOp(addr uint64) byte {
-	var b [2]byte
-	n := th.read(addr, b[:])
-	op := b[0]
-	if n == 2 && op == 0x66 { // of 16 bits
-		op = b[1]
-	}
-	if n > 0 && (op == opPushf || op == opPopf) {
-		return op
-	}
-	return 0
-}
-
-// unstepped are the registers of a thread as the guest has them: TF is not that of a step.
-func (th *thread) unstepped(regs registers) registers {
-	if th.step != nil && th.step.regs.rflags&flagTF == 0 {
-		regs.rflags &^= flagTF
-	}
-	return regs
-}
-
-// endStep closes the pages again that were open for a step, and makes regs the guest's own state.
-func (th *thread) endStep(regs *registers) {
-	s := th.step
-	done := regs.rip != s.regs.rip
-	if !done || s.op != opPopf {
-		*regs = th.unstepped(*regs)
-	}
-	th.step = nil
-	if own := s.regs.rflags & flagTF; done && s.op == opPushf && own == 0 {
-		var b [2]byte
-		if th.read(regs.gpr[rsp], b[:]) == len(b) {
-			binary.LittleEndian.PutUint16(b[:], binary.LittleEndian.Uint16(b[:])&^flagTF)
-			th.write(regs.gpr[rsp], b[:])
-		}
-	}
-	th.closePages(s.pages)
-}
-
-func (th *thread) closePages(list []toolPage) {
-	for _, p := range list {
-		th.openPage(p.t, p.lo, p.hi, -1)
-	}
-}
-
-// stepTold handles the trap of a single step that an instruction has done, if it was one of ours: it reports whether it has
-// answered the thread. Else the trap is the guest's.
-func (th *thread) stepTold(f frame, ev *event) bool {
-	s := th.step
-	if s == nil {
-		return false
-	}
-	if ev.regs.rip == s.regs.rip && ev.regs.gpr == s.regs.gpr { // only glue before it is done, no iteration of a string instruction
-		th.stepOn(f)
-		return true
-	}
-	own := s.regs.rflags&flagTF != 0
-	th.endStep(&ev.regs)
-	if !own {
-		th.returnTo(f, ev.regs)
-	}
-	return !own
-}
-
-// stepLeft ends a step of a thread that comes with another request than a signal: the instruction is done.
-func (th *thread) stepLeft() {
-	regs := registers{rflags: th.ctx.u64(abi.RFLAGS)}
-	regs.gpr[rsp] = th.ctx.u64(abi.RSP)
-	own := th.step.regs.rflags&flagTF != 0
-	th.endStep(&regs)
-	th.ctx.setU64(abi.RFLAGS, regs.rflags)
-	if !own {
-		th.arrived = false
-	}
-}
-
-// uncovered does f, an access of the supervisor on the guest's behalf to a page, with the page open: f could not do it.
-// It reports false if the access is none that a tool forbids, or a page cannot be filled.
-func (th *thread) uncovered(page uint64, access trap.Access, f func() bool) bool {
+// uncovered does f, an access of the supervisor on the guest's behalf to a page, which f could not do: by force, which f's argument
+// then is, or, if that can't be, with the page open. It reports false if the access is none that a tool forbids, or a page cannot be filled.
+func (th *thread) uncovered(page uint64, access trap.Access, f func(force bool) bool) bool {
 	if !th.p.as.tools.active.Load() {
 		return false
 	}
@@ -260,7 +135,7 @@ func (th *thread) uncovered(page uint64, access trap.Access, f func() bool) bool
 		t, ours := th.p.as.forbidding(page, access)
 		switch {
 		case t == nil:
-			return ours && f()
+			return ours && f(false)
 		case t.kind == pagerTool && th.inHost: // filling it is another callback
 			return false
 		case t.kind != watchTool:
@@ -268,6 +143,8 @@ func (th *thread) uncovered(page uint64, access trap.Access, f func() bool) bool
 				th.p.s.trace("%d: page %#x: %v", th.tid, page, err)
 				return false
 			}
+		case f(true):
+			return true
 		default:
 			th.openPage(t, page, page+pageSize, 1)
 			open = append(open, toolPage{t, page, page + pageSize})
@@ -277,7 +154,11 @@ func (th *thread) uncovered(page uint64, access trap.Access, f func() bool) bool
 
 // readCovered reads from a page what read could not, because of a tool.
 func (th *thread) readCovered(addr uint64, b []byte) (n int) {
-	th.uncovered(addr&^(pageSize-1), trap.Read, func() bool {
+	th.uncovered(addr&^(pageSize-1), trap.Read, func(force bool) bool {
+		if force {
+			n = th.force(os.O_RDONLY, func(mem *os.File) (int, error) { return mem.ReadAt(b, int64(addr)) })
+			return n == len(b)
+		}
 		n = th.peek(addr, b)
 		return true
 	})
@@ -291,14 +172,34 @@ func (th *thread) writeCovered(addr uint64, b []byte) bool {
 	}
 	for len(b) > 0 {
 		n := min(len(b), int(pageSize-addr%pageSize))
-		poke := func() bool { return th.poke(addr, b[:n]) }
-		if !poke() && !th.uncovered(addr&^(pageSize-1), trap.Write, poke) {
+		poke := func(force bool) bool {
+			if force {
+				return th.force(os.O_WRONLY, func(mem *os.File) (int, error) { return mem.WriteAt(b[:n], int64(addr)) }) == n
+			}
+			return th.poke(addr, b[:n])
+		}
+		if !poke(false) && !th.uncovered(addr&^(pageSize-1), trap.Write, poke) {
 			return false
 		}
 		addr += uint64(n)
 		b = b[n:]
 	}
 	return true
+}
+
+// force accesses memory whatever its protection, which the kernel lets xv for all but writes to shared memory. It returns how many
+// bytes.
+func (th *thread) force(flag int, access func(mem *os.File) (int, error)) int {
+	mem, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", th.tid), flag, 0)
+	if err != nil {
+		return 0
+	}
+	defer mem.Close()
+	n, err := access(mem)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // busADRERR is the code of SIGBUS for memory that isn't there.

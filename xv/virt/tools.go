@@ -26,6 +26,8 @@ type pageTools struct {
 	armings atomic.Uint32 // how often memory was armed
 	jobs    jobs
 
+	exclusive exclusive
+
 	mu     sync.Mutex
 	list   []*pageTool
 	shadow ranges // the guest's protections of all memory that a tool is or was about
@@ -52,6 +54,7 @@ type pageTool struct {
 	armed ranges
 	left  ranges              // what was armed when the tool ended, until the guest has its protections again
 	open  map[uint64]int      // armed pages that threads are let through to, and how many
+	loose bool                // accesses of other threads to these are not told
 	dirty map[uint64]struct{} // pages written since they were last asked for
 }
 
@@ -179,6 +182,11 @@ func (as *addressSpace) meant(v loader.VMA, page uint64) int {
 func (t *pageTool) install(th *thread, c caller, lo, hi uint64) error {
 	as, ts := t.as, &t.as.tools
 	as.forbidToggles()
+	if t.kind == watchTool && !t.loose {
+		if err := canExclude(c); err != nil {
+			return err
+		}
+	}
 	if err := as.lockUnforked(); err != nil {
 		return err
 	}
@@ -269,14 +277,19 @@ func (t *pageTool) wrote(th *thread, page uint64) error {
 	return err
 }
 
-// letIn opens pages of a tool for th, or with n < 0 closes them again. The caller holds mu.
-func (t *pageTool) letIn(th *thread, lo, hi uint64, n int) error {
+// letIn opens pages of a tool by the calls of c, or with n < 0 closes them again. The caller holds mu.
+func (t *pageTool) letIn(c caller, lo, hi uint64, n int) error {
+	t.reopen(lo, hi, n)
+	return t.as.apply(c, lo, hi)
+}
+
+// reopen is letIn without the protections in the kernel.
+func (t *pageTool) reopen(lo, hi uint64, n int) {
 	for page := lo; page < hi; page += pageSize {
-		if t.open[page] += n; t.open[page] == 0 {
+		if t.open[page] += n; t.open[page] <= 0 { // below: it is other memory now, see forget
 			delete(t.open, page)
 		}
 	}
-	return t.as.apply(th, lo, hi)
 }
 
 // forget is called when [lo, hi) is no longer what it was: no tool is about it any more.

@@ -136,6 +136,7 @@ const (
 	Class     = 0x174 // u32: what the gate does with the system call, as Pass
 	Toggle    = 0x178 // address of the first toggle of the address space, 0: none
 	Call      = 0x180 // one system call: number, six arguments, result
+	Hold      = 0x1c0 // u32: system calls of the guest are handed off, before they are done or then; it is looked at after InGate was stored
 	Vector    = 0x200 // MaxVector system calls
 	Deferred  = 0x600 // siginfo of the signal that was put off, 128 bytes
 	Vectors   = 0x680 // xmm0 and xmm1 while code is checked
@@ -164,7 +165,7 @@ const (
 	KindFault    = 8  // the agent itself faulted: a defect
 	KindOpened   = 9  // a system call of the guest has opened a file of a proc file system; RAX is the descriptor
 	KindDeferred = 10 // before the guest continues, the signal in Deferred must be delivered
-	KindCalled   = 11 // a system call of the guest has run, the result is in RAX; a signal was put off meanwhile, or TF cleared
+	KindCalled   = 11 // a system call of the guest has run, the result is in RAX; a signal was put off meanwhile, or TF cleared, or Hold set
 )
 
 // What the gate does with a system call.

@@ -510,6 +510,10 @@ gate_passed:
 gate_restored:
 	mov rax, gs:[GATERAX]
 	mov dword ptr gs:[INGATE], 1
+	mov ecx, gs:[HOLD]		# see abi.Hold
+	jrcxz gate_syscall
+	mov dword ptr gs:[INGATE], 0
+	jmp gate_again
 .globl gate_syscall
 gate_syscall:
 	syscall
@@ -524,7 +528,10 @@ gate_after:
 	lea rcx, [rcx-PASSOPEN]
 	jrcxz gate_open
 gate_next:
-	mov rcx, gs:[NEXT]
+	mov ecx, gs:[HOLD]
+	jrcxz 0f
+	jmp gate_called
+0:	mov rcx, gs:[NEXT]
 	mov gs:[S], rcx
 .globl gate_lookup
 gate_lookup:
@@ -673,12 +680,13 @@ gate_own:
 gate_worked:
 	mov ecx, gs:[PENDING]
 	jrcxz 1f
-0:	mov dword ptr gs:[INAGENT], 1
+gate_called:
+	mov dword ptr gs:[INAGENT], 1
 	mov dword ptr gs:[KIND], KINDCALLED
 	jmp save
 1:	mov ecx, gs:[STEPPED]
 	jrcxz 1f
-	jmp 0b
+	jmp gate_called
 1:	mov rcx, gs:[NEXT]
 	mov gs:[S], rcx
 .globl gate_worked_lookup

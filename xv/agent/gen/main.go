@@ -42,7 +42,7 @@ var symbols = map[string]int64{
 	"OPGATE": abi.OpGate, "OPCLONE": abi.OpClone, "OPEXEC": abi.OpExec, "OPEXIT": abi.OpExit, "OPFINISH": abi.OpFinish, "OPATTEMPT": abi.OpAttempt, "OPINT80": abi.OpInt80, "OPRAISE": abi.OpRaise,
 	"REAPERPIDS": abi.ReaperPIDs, "GUARDLO": abi.GuardLo, "GUARDSIZE": abi.GuardSize, "PASSGUARDED": abi.PassGuarded,
 	"PASSOPEN": abi.PassOpen, "SCRATCH": abi.Scratch, "KINDCALLED": abi.KindCalled, "OPTOUCH": abi.OpTouch,
-	"PASSIOCTL": abi.PassIoctl, "IOCTLHANDEDOFF": abi.IoctlHandedOff,
+	"HOLD": abi.Hold, "PASSIOCTL": abi.PassIoctl, "IOCTLHANDEDOFF": abi.IoctlHandedOff,
 	"CLASS": abi.Class, "TOGGLE": abi.Toggle, "TOGGLELO": abi.ToggleLo, "TOGGLELEN": abi.ToggleLen, "TOGGLENEXT": abi.ToggleNext,
 	"TOGGLESTATE": abi.ToggleState, "TOGGLECOUNT": abi.ToggleCount, "TOGGLEPROT": abi.ToggleProt,
 	"TOGGLEFREE": abi.ToggleFree, "TOGGLEIDLE": abi.ToggleIdle, "TOGGLEBUSY": abi.ToggleBusy, "TOGGLEEXEC": abi.ToggleExec,

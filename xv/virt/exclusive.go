@@ -1,0 +1,286 @@
+//go:build linux && amd64
+
+package virt
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"xvrun/xv/agent/abi"
+)
+
+// exclusive lets one thread of an address space, the owner, use pages that are open for it only: no other thread executes code of the guest
+// meanwhile. None is stopped, or waited for:
+//
+//   - The answers to requests, after which threads go on with the guest's code, are put off.
+//   - A thread in a system call that the gate does is handed off when it comes back, since Hold is set in its context: it stores
+//     InGate and then loads Hold, while acquire stores Hold, has all processors do a memory barrier, and then loads InGate.
+//     A thread that is about to begin one does the same, and so never gets a kick in it.
+//   - All others are kicked. When membarrier(2) returns, each processor has been in the kernel since, and delivers the signal before
+//     it goes on in user mode. The handler hands off.
+//
+// What the owner does may take long: it is stopped, or waits for memory that another thread has to fill. After a time the others go on.
+type exclusive struct {
+	turn  sync.Mutex             // held from acquire to release, by different goroutines
+	owner atomic.Pointer[thread] // nil: none
+
+	mu      sync.Mutex
+	pages   []toolPage // that are open for the owner, and closed when its time ends
+	timer   *time.Timer
+	answers []answer // that are put off
+	debts   []debt   // of the last time
+}
+
+// answer is one that a thread gets later.
+type answer struct {
+	th     *thread
+	op     uint32
+	count  int
+	vector []byte // the system calls
+}
+
+// debt is a thread that was kept from running when it had been given so many answers.
+type debt struct {
+	th    *thread
+	after uint32
+}
+
+// nobody is the owner when the time of the real one is up, until its pages are closed.
+var nobody = new(thread)
+
+// How long an instruction and a system call have others wait.
+const (
+	stepPatience = 10 * time.Millisecond
+	callPatience = time.Millisecond
+)
+
+// fairness is how long the threads that were kept from running are waited for at most before they are again.
+const fairness = time.Millisecond
+
+// Commands of membarrier(2).
+const (
+	membarrierGlobalExpedited         = 1 << 1
+	membarrierRegisterGlobalExpedited = 1 << 2
+)
+
+// barrier makes each processor that runs a thread of a process with page tools enter the kernel, and do a memory barrier there.
+func barrier() error {
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobalExpedited, 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// canExclude reports why barrier does not work in the address space of c. What it tells the kernel holds until an execve.
+func canExclude(c caller) error {
+	err := barrier()
+	if err == nil {
+		err = perform(c, call{unix.SYS_MEMBARRIER, [6]uint64{membarrierRegisterGlobalExpedited}})
+	}
+	if err != nil {
+		return fmt.Errorf("accesses of other threads would go unseen (xv.Loose permits that), since membarrier(2) fails: %w", err)
+	}
+	return nil
+}
+
+// acquire makes th the owner. It waits until no other thread is. The caller handles a request of th, holding nothing that others need to go on.
+func (x *exclusive) acquire(th *thread) {
+	if !x.turn.TryLock() {
+		th.server.leave()
+		x.turn.Lock()
+		th.server.enter()
+	}
+	x.payDebts(th)
+	x.owner.Store(th)
+	others := slices.DeleteFunc(th.p.s.threadsOf(th.p.as), func(o *thread) bool { return o == th })
+	if len(others) == 0 {
+		return
+	}
+	for _, o := range others {
+		o.ctx.setU32(abi.Hold, 1)
+	}
+	for {
+		for _, o := range others {
+			if o.mayRun() {
+				x.owe(o)
+				o.kick()
+			}
+		}
+		if err := barrier(); err != nil { // install has tried it
+			th.p.s.fail(th.p, err)
+			panic(gone{})
+		}
+		if !slices.ContainsFunc(others, (*thread).mayRun) {
+			return
+		}
+	}
+}
+
+// mayRun reports whether a thread may execute the guest's code before it comes with a request.
+func (th *thread) mayRun() bool {
+	if !th.runs.Load() || th.dead.Load() || th.ctx.u32(abi.InGate) != 0 {
+		return false
+	}
+	switch th.ctx.u32(abi.State) {
+	case abi.StateRun, abi.StateReply:
+		return !th.kicking.Load() || th.kickBlocked()
+	}
+	return false
+}
+
+// putOff reports whether an answer to th, after which it executes code of the guest, is given later.
+func (x *exclusive) putOff(th *thread, op uint32, count int) bool {
+	mine := func() bool {
+		owner := x.owner.Load()
+		return owner == nil || owner == th
+	}
+	if mine() {
+		return false
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if mine() {
+		return false
+	}
+	a := answer{th: th, op: op, count: count}
+	a.vector = slices.Clone(th.ctx.mem[abi.Vector : abi.Vector+count*abi.CallSize])
+	x.answers = append(x.answers, a)
+	return true
+}
+
+// owe notes that a thread is kept from running. Before it is again it must have run.
+func (x *exclusive) owe(th *thread) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.debts = append(x.debts, debt{th, th.answered.Load()})
+}
+
+// payDebts lets the threads run that the last owner has kept from it: others than th may wait for what they do.
+func (x *exclusive) payDebts(th *thread) {
+	x.mu.Lock()
+	debts := x.debts
+	x.debts = nil
+	x.mu.Unlock()
+	unpaid := func(d debt) bool {
+		return d.th != th && !d.th.dead.Load() && (d.th.answered.Load() == d.after || d.th.ctx.u32(abi.State) == abi.StateReply)
+	}
+	debts = slices.DeleteFunc(debts, func(d debt) bool { return d.th == th })
+	if len(debts) == 0 {
+		return
+	}
+	th.server.leave()
+	defer th.server.enter()
+	for deadline := time.Now().Add(fairness); ; {
+		time.Sleep(20 * time.Microsecond)
+		if !slices.ContainsFunc(debts, unpaid) || time.Now().After(deadline) {
+			return
+		}
+	}
+}
+
+// openFor notes that the owner th opens pages, and has the others go on if it takes longer than patience.
+func (x *exclusive) openFor(th *thread, pages []toolPage, patience time.Duration) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.pages = pages
+	var t *time.Timer
+	t = time.AfterFunc(patience, func() { x.late(th, t) })
+	x.timer = t
+}
+
+// late ends the time of an owner that takes too long, when timer has fired.
+func (x *exclusive) late(th *thread, timer *time.Timer) {
+	as := th.p.as
+	defer as.s.guard(th.p)
+	pages, ok := x.take(th, timer)
+	if !ok {
+		return
+	}
+	if len(pages) > 0 {
+		as.s.trace("%d: an instruction that is let through to watched memory takes long", th.tid)
+		as.closeByAny(pages)
+	}
+	x.release(as)
+}
+
+// take ends the time of the owner, if that is th, and the timer, unless that is nil, its last one. It reports whether it was, with the pages
+// that the caller must close before release.
+func (x *exclusive) take(th *thread, timer *time.Timer) (pages []toolPage, ok bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.owner.Load() != th || timer != nil && timer != x.timer {
+		return nil, false
+	}
+	x.owner.Store(nobody)
+	x.timer.Stop()
+	pages, x.pages = x.pages, nil
+	return pages, true
+}
+
+// release lets the threads of the address space go on.
+func (x *exclusive) release(as *addressSpace) {
+	x.mu.Lock()
+	x.owner.Store(nil)
+	for _, th := range as.s.threadsOf(as) {
+		th.ctx.setU32(abi.Hold, 0)
+	}
+	answers := x.answers
+	x.answers = nil
+	for _, a := range answers {
+		x.debts = append(x.debts, debt{a.th, a.th.answered.Load()})
+	}
+	x.mu.Unlock()
+	for _, a := range answers {
+		copy(a.th.ctx.mem[abi.Vector:], a.vector)
+		a.th.answer(a.op, a.count)
+	}
+	x.turn.Unlock()
+}
+
+// closeByAny closes pages that were open for an owner that can't do it.
+func (as *addressSpace) closeByAny(pages []toolPage) {
+	ts := &as.tools
+	ts.mu.Lock()
+	for _, p := range pages {
+		p.t.reopen(p.lo, p.hi, -1)
+	}
+	ts.mu.Unlock()
+	err := as.byThread(func(_ *thread, c caller) error {
+		ts.mu.Lock()
+		defer ts.mu.Unlock()
+		for _, p := range pages {
+			if err := as.apply(c, p.lo, p.hi); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, as.useHeld)
+	if err != nil && err != os.ErrProcessDone {
+		as.s.abort(nil, fmt.Errorf("watched memory can't be closed again: %w", err))
+	}
+}
+
+// useHeld does the jobs that wait through a thread whose answer is put off. Nobody may end that meanwhile.
+func (as *addressSpace) useHeld() bool {
+	x := &as.tools.exclusive
+	x.mu.Lock()
+	answers := slices.Clone(x.answers)
+	x.mu.Unlock()
+	for _, a := range answers {
+		if !a.th.ended() {
+			return as.tools.jobs.doAll(a.th, heldThread{a.th})
+		}
+	}
+	return false
+}
+
+// heldThread performs system calls in a thread whose request no server is at work on.
+type heldThread struct{ *thread }
+
+func (c heldThread) perform(calls ...call) ([]int64, error) { return c.vectors(calls), nil }
