@@ -105,33 +105,33 @@ func (x *exclusive) acquire(th *thread) {
 	for _, o := range others {
 		o.ctx.setU32(abi.Hold, 1)
 	}
-	for {
+	for kicked := []*thread(nil); ; {
 		for _, o := range others {
-			if o.mayRun() {
+			if !o.mayRun() {
+				continue
+			}
+			o.kick()
+			if !slices.Contains(kicked, o) {
+				kicked = append(kicked, o)
 				x.owe(o)
-				o.kick()
 			}
 		}
 		if err := barrier(); err != nil { // install has tried it
 			th.p.s.fail(th.p, err)
 			panic(gone{})
 		}
-		if !slices.ContainsFunc(others, (*thread).mayRun) {
+		escaped := func(o *thread) bool {
+			return o.mayRun() && !(slices.Contains(kicked, o) && o.kicking.Load() && !o.kickBlocked())
+		}
+		if !slices.ContainsFunc(others, escaped) {
 			return
 		}
 	}
 }
 
-// mayRun reports whether a thread may execute the guest's code before it comes with a request.
+// mayRun reports whether a thread may execute the guest's code before it comes with a request, if no kick is on its way to it.
 func (th *thread) mayRun() bool {
-	if !th.runs.Load() || th.dead.Load() || th.ctx.u32(abi.InGate) != 0 {
-		return false
-	}
-	switch th.ctx.u32(abi.State) {
-	case abi.StateRun, abi.StateReply:
-		return !th.kicking.Load() || th.kickBlocked()
-	}
-	return false
+	return th.runs.Load() && !th.dead.Load() && th.ctx.u32(abi.InGate) == 0 && th.ctx.u32(abi.State) != abi.StateRequest
 }
 
 // putOff reports whether an answer to th, after which it executes code of the guest, is given later.

@@ -13,10 +13,13 @@ import (
 	"xvrun/xv/tcache"
 )
 
-// kick makes th enter the agent soon, with its original state. It is called again until th has been answered.
+// kick makes th enter the agent soon, with its original state. It is called again until th has been answered. When it returns, a kick has
+// been sent.
 func (th *thread) kick() {
+	th.kickMu.Lock()
+	defer th.kickMu.Unlock()
 	sig := kickSignal
-	blocked := th.blocksKicks()
+	blocked := th.guestMask()&bit(int(kickSignal)) != 0
 	now := time.Since(th.p.s.started)
 	if th.kicking.Swap(true) && (!blocked || now-time.Duration(th.kicked.Load()) < kickPatience) {
 		return // it is on its way
@@ -35,13 +38,10 @@ func (th *thread) kick() {
 	unix.Syscall6(unix.SYS_RT_TGSIGQUEUEINFO, uintptr(th.p.pid), uintptr(th.tid), uintptr(sig), uintptr(unsafe.Pointer(&si)), 0, 0)
 }
 
-// blocksKicks reports whether the kernel blocks kickSignal while the thread executes code of the guest.
-func (th *thread) blocksKicks() bool {
-	return th.stepping.Load() || th.guestMask()&bit(int(kickSignal)) != 0
-}
-
 // kickBlocked reports whether a kick that is on its way to the thread does not reach it.
-func (th *thread) kickBlocked() bool { return th.blocksKicks() && !th.trapKick.Load() }
+func (th *thread) kickBlocked() bool {
+	return th.guestMask()&bit(int(kickSignal)) != 0 && !th.trapKick.Load()
+}
 
 // kickSignal is the first real-time signal. Such signals queue: a kick doesn't take the place of one of the guest's, as one of
 // the standard signals would, which are pending once. The C libraries use it for themselves and don't let programs block it.

@@ -58,6 +58,7 @@ type thread struct {
 	kicked   atomic.Int64 // when kick last sent a signal, in nanoseconds since the session began
 	kicking  atomic.Bool  // a kick is on its way
 	trapKick atomic.Bool  // the last one is a SIGTRAP
+	kickMu   sync.Mutex   // held while one is sent
 	absent   uint64       // page of code that is not there, see hasPages
 	weight   int          // samples that the fuel it was last given stands for; 0: one
 
@@ -78,7 +79,6 @@ type thread struct {
 	stepAt     uint64    // where it was when the last trap of a step was none for the guest, 0: it was one
 
 	step     *step         // an instruction that it is let do, nil: none; see letThrough
-	stepping atomic.Bool   // there is one
 	admitted []toolPage    // what is open for its system call
 	armings  uint32        // of the tools when that was admitted
 	runs     atomic.Bool   // it has an answer with which it executes code of the guest until its next request

@@ -43,11 +43,12 @@ func (th *thread) signal() {
 	if pos == atCheck && !isStep(f, &si) {
 		f.setXMM01(th.ctx.mem[abi.Vectors : abi.Vectors+32])
 	}
-	if th.step != nil && !isStep(f, &si) && regs.rip != th.step.regs.rip { // its instruction is done
+	if th.step != nil && !isStep(f, &si) && !th.step.startsAt(&regs) { // its instruction is done
 		th.endStep(&regs)
 	}
 	ev := event{info: si, regs: regs, inCall: pos == atCallEnd}
-	if th.step != nil && !isStep(f, &si) && !isFault(&si) && th.stepFirst(f, si) {
+	if th.step != nil && !isStep(f, &si) && !isFault(&si) {
+		th.stepFirst(f, si)
 		return
 	}
 	if th.isKick(&si) {
@@ -226,7 +227,7 @@ func (th *thread) sigreturn(f frame, regs *registers, cache uint64) {
 	f.setRegisters(&live, cache)
 	mask := th.ctx.u64(abi.Mask)
 	if th.step != nil { // signals wait until it is done
-		mask |= abi.BlockMask
+		mask |= abi.BlockMask &^ bit(int(kickSignal))
 	}
 	f.setMask(mask)
 	th.ctx.setU64(abi.S, regs.gpr[rcx]) // translated code is entered with rcx in S

@@ -167,9 +167,7 @@ func (th *thread) admit(regs *registers, sp span, list *[]toolPage) bool {
 // openAdmitted opens pages for a system call. Other threads wait until it is done, if that does not take long.
 func (th *thread) openAdmitted(list []toolPage) {
 	if slices.ContainsFunc(list, func(p toolPage) bool { return !p.t.loose }) {
-		x := &th.p.as.tools.exclusive
-		x.acquire(th)
-		x.openFor(th, nil, callPatience)
+		th.own(nil, callPatience)
 	}
 	th.admitted = list
 	th.openPages(list)

@@ -130,7 +130,13 @@ func (th *thread) uncovered(page uint64, access trap.Access, f func(force bool) 
 		return false
 	}
 	var open []toolPage
-	defer func() { th.closePages(open) }()
+	owned := false
+	defer func() {
+		th.closePages(open)
+		if owned {
+			th.disown()
+		}
+	}()
 	for {
 		t, ours := th.p.as.forbidding(page, access)
 		switch {
@@ -146,6 +152,10 @@ func (th *thread) uncovered(page uint64, access trap.Access, f func(force bool) 
 		case f(true):
 			return true
 		default:
+			if access == trap.Write && !t.loose && !th.owns() {
+				th.own(nil, callPatience)
+				owned = true
+			}
 			th.openPage(t, page, page+pageSize, 1)
 			open = append(open, toolPage{t, page, page + pageSize})
 		}

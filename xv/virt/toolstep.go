@@ -6,12 +6,13 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"time"
 
 	"xvrun/xv/agent/abi"
 )
 
 // step is an instruction that a thread is let do although tools forbid its accesses: the pages are open for it, and the thread
-// goes on with TF set, all signals blocked but those that instructions raise. Everything that comes instead of the trap of the step ends it too. Where the pages
+// goes on with TF set, all signals blocked but kicks and those that instructions raise. Everything that comes instead of the trap of the step ends it too. Where the pages
 // can't be open that long, or the thread has to come back first, the instruction faults again: then the tools are not told once more.
 type step struct {
 	regs  registers // before, with the guest's own TF
@@ -33,16 +34,21 @@ const (
 	opPopf  = 0x9d
 )
 
+// startsAt reports whether the step has done nothing yet in the state regs: its instruction is not done, and no iteration of a string
+// instruction.
+func (s *step) startsAt(regs *registers) bool {
+	return regs.rip == s.regs.rip && regs.gpr == s.regs.gpr
+}
+
 // wasTold reports whether the instruction at regs.rip was let do its access to a page.
 func (th *thread) wasTold(t *pageTool, page uint64, regs registers) bool {
-	return th.step != nil && th.step.regs.rip == regs.rip && slices.Contains(th.step.pages, toolPage{t, page, page + pageSize})
+	return th.step != nil && th.step.startsAt(&regs) && slices.Contains(th.step.pages, toolPage{t, page, page + pageSize})
 }
 
 // letThrough lets the thread do the instruction at regs.rip, and its next access to page.
 func (th *thread) letThrough(f frame, t *pageTool, page uint64, regs registers) {
 	if th.step == nil {
 		th.step = &step{regs: regs, op: th.flagsOp(regs.rip)}
-		th.stepping.Store(true)
 	}
 	th.closeStep()
 	s := th.step
@@ -63,14 +69,13 @@ func (th *thread) letThrough(f frame, t *pageTool, page uint64, regs registers) 
 
 // openStep opens the pages of the step: for the thread alone, unless no tool asks for that.
 func (th *thread) openStep() {
-	s, x := th.step, &th.p.as.tools.exclusive
+	s := th.step
 	if !slices.ContainsFunc(s.pages, func(p toolPage) bool { return !p.t.loose }) {
 		s.open = true
 		th.openPages(s.pages)
 		return
 	}
-	x.acquire(th)
-	x.openFor(th, s.pages, stepPatience)
+	th.own(s.pages, stepPatience)
 	th.openPages(s.pages)
 }
 
@@ -81,6 +86,13 @@ func (th *thread) closeStep() {
 		s.open = false
 		th.closePages(s.pages)
 	}
+}
+
+// own makes the thread the owner of exclusive, for the time of patience at most, after which pages are closed that were open.
+func (th *thread) own(pages []toolPage, patience time.Duration) {
+	x := &th.p.as.tools.exclusive
+	x.acquire(th)
+	x.openFor(th, pages, patience)
 }
 
 // disown ends the thread's time as the owner of exclusive, if that is not over yet.
@@ -151,17 +163,8 @@ func (th *thread) unstepped(regs registers) registers {
 
 // endStep closes the pages again that were open for a step, and makes regs the guest's own state.
 func (th *thread) endStep(regs *registers) {
-	th.closeStep()
 	s := th.step
 	done := regs.rip != s.regs.rip
-	if !done || s.op != opPopf {
-		*regs = th.unstepped(*regs)
-	}
-	th.step = nil
-	th.stepping.Store(false)
-	for _, si := range s.later {
-		th.queue(si)
-	}
 	if own := s.regs.rflags & flagTF; done && s.op == opPushf && own == 0 {
 		var b [2]byte
 		if th.read(regs.gpr[rsp], b[:]) == len(b) {
@@ -169,18 +172,23 @@ func (th *thread) endStep(regs *registers) {
 			th.write(regs.gpr[rsp], b[:])
 		}
 	}
+	th.closeStep()
+	if !done || s.op != opPopf {
+		*regs = th.unstepped(*regs)
+	}
+	th.step = nil
+	for _, si := range s.later {
+		th.queue(si)
+	}
 }
 
-// stepFirst lets the step go on before a signal that a process has sent, or a kick. It reports false if the step is done.
-func (th *thread) stepFirst(f frame, si siginfo) bool {
-	if !th.isKick(&si) {
-		same := func(other siginfo) bool { return other.signo() == si.signo() }
-		if !slices.ContainsFunc(th.step.later, same) { // a standard signal is pending once (signal(7))
-			th.step.later = append(th.step.later, si)
-		}
+// stepFirst lets the step go on before a signal that a process has sent, or a kick.
+func (th *thread) stepFirst(f frame, si siginfo) {
+	same := func(other siginfo) bool { return other.signo() == si.signo() && si.signo() < int32(kickSignal) }
+	if !th.isKick(&si) && !slices.ContainsFunc(th.step.later, same) { // a standard signal is pending once (signal(7))
+		th.step.later = append(th.step.later, si)
 	}
 	th.stepOn(f)
-	return true
 }
 
 // stepTold handles the trap of a single step that an instruction has done, if it was one of ours: it reports whether it has
@@ -190,7 +198,7 @@ func (th *thread) stepTold(f frame, ev *event) bool {
 	if s == nil {
 		return false
 	}
-	if ev.regs.rip == s.regs.rip && ev.regs.gpr == s.regs.gpr { // only glue before it is done, no iteration of a string instruction
+	if s.startsAt(&ev.regs) { // only glue before it is done, no iteration of a string instruction
 		th.stepOn(f)
 		return true
 	}

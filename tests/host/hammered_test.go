@@ -1,0 +1,87 @@
+//go:build linux && amd64
+
+package host
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"xvrun/tests/harness"
+	"xvrun/xv"
+	"xvrun/xv/trap"
+)
+
+// hammer runs a guest whose threads use a watched page and count that. It returns how often each thread
+// says that it did, and how often that was told of these threads.
+func hammer(t *testing.T, mode string, access trap.Access, returns xv.Returns, relocate bool) (made, told map[int]int) {
+	t.Helper()
+	cmd, out := guest(t, "c/hammered.c", mode)
+	cmd.Options.Returns = returns
+	if f := os.Getenv("W8TRACE"); f != "" {
+		cmd.Trace, _ = os.Create(f)
+	}
+	made, told = map[int]int{}, map[int]int{}
+	var mu sync.Mutex
+	asked(cmd, func(_ uint64, m xv.Memory) {
+		_, err := cmd.Process.Watch(m, access, func(c *trap.Context) trap.Action {
+			mu.Lock()
+			defer mu.Unlock()
+			if !c.SystemCall { // of a call may be told more than it does
+				told[c.Tid]++
+			}
+			return trap.Proceed
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stop := func() int { return 1 }
+	if relocate {
+		stop = harness.RelocateOften(t, cmd.Process, 5*time.Millisecond)
+	}
+	err := cmd.Wait()
+	if moves := stop(); err != nil || moves == 0 {
+		t.Errorf("%v, %d moves\n%s", err, moves, out)
+	}
+	for line := range strings.Lines(out.String()) {
+		var tid, n int
+		if _, err := fmt.Sscan(line, &tid, &n); err != nil {
+			t.Errorf("%q: %v", line, err)
+		}
+		made[tid] = n
+	}
+	maps.DeleteFunc(told, func(tid, _ int) bool { return made[tid] == 0 })
+	return made, told
+}
+
+// Each access of each thread is told once, whatever the others do meanwhile.
+func TestWatchHammered(t *testing.T) {
+	for name, c := range map[string]struct {
+		mode     string
+		access   trap.Access
+		returns  xv.Returns
+		relocate bool
+	}{
+		"threads":        {"threads", trap.Write, xv.TransparentReturns, false},
+		"native returns": {"threads", trap.Write, xv.NativeReturns, false},
+		"moving":         {"threads", trap.Write, xv.TransparentReturns, true},
+		"moving, native": {"threads", trap.Write, xv.NativeReturns, true},
+		"a flag":         {"flag", trap.Read | trap.Write, xv.TransparentReturns, false},
+		"shared memory":  {"sharing", trap.Write, xv.TransparentReturns, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if made, told := hammer(t, c.mode, c.access, c.returns, c.relocate); !maps.Equal(made, told) || len(made) == 0 {
+				t.Errorf("told %v, want %v", told, made)
+			}
+		})
+	}
+}
