@@ -54,10 +54,10 @@ type debt struct {
 // nobody is the owner when the time of the real one is up, until its pages are closed.
 var nobody = new(thread)
 
-// How long an instruction and a system call have others wait.
+// How long the others wait: at least patience, and then while the owner is at work, but no longer than most.
 const (
-	stepPatience = 10 * time.Millisecond
-	callPatience = time.Millisecond
+	patience = time.Millisecond
+	most     = 100 * time.Millisecond
 )
 
 // fairness is how long the threads that were kept from running are waited for at most before they are again.
@@ -93,7 +93,9 @@ func canExclude(c caller) error {
 func (x *exclusive) acquire(th *thread) {
 	if !x.turn.TryLock() {
 		th.server.leave()
+		unhost := th.host() // it may be needed to close the pages of the owner
 		x.turn.Lock()
+		unhost()
 		th.server.enter()
 	}
 	x.payDebts(th)
@@ -184,29 +186,51 @@ func (x *exclusive) payDebts(th *thread) {
 	}
 }
 
-// openFor notes that the owner th opens pages, and has the others go on if it takes longer than patience.
-func (x *exclusive) openFor(th *thread, pages []toolPage, patience time.Duration) {
+// openFor notes that the owner th opens pages, and has the others go on if it takes long.
+func (x *exclusive) openFor(th *thread, pages []toolPage) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.pages = pages
-	var t *time.Timer
-	t = time.AfterFunc(patience, func() { x.late(th, t) })
-	x.timer = t
+	x.check(th, time.Now().Add(most))
 }
 
-// late ends the time of an owner that takes too long, when timer has fired.
-func (x *exclusive) late(th *thread, timer *time.Timer) {
+// check looks after a while whether the others must go on, at the deadline in any case. The caller holds mu.
+func (x *exclusive) check(th *thread, deadline time.Time) {
+	var timer *time.Timer
 	as := th.p.as
-	defer as.s.guard(th.p)
-	pages, ok := x.take(th, timer)
-	if !ok {
-		return
+	timer = time.AfterFunc(patience, func() {
+		defer as.s.guard(th.p)
+		if th.works() && time.Now().Before(deadline) {
+			x.mu.Lock()
+			defer x.mu.Unlock()
+			if x.timer == timer {
+				x.check(th, deadline)
+			}
+			return
+		}
+		if pages, ok := x.take(th, timer); ok {
+			as.s.trace("%d: the use of watched memory takes long", th.tid)
+			as.closeByAny(pages)
+			x.release(as)
+		}
+	})
+	x.timer = timer
+}
+
+// works reports whether the thread runs, or a server is to answer it: it does not sleep in the kernel, and is not stopped.
+func (th *thread) works() bool {
+	fields := statOf(th.tid)
+	if len(fields) == 0 {
+		return false
 	}
-	if len(pages) > 0 {
-		as.s.trace("%d: an instruction that is let through to watched memory takes long", th.tid)
-		as.closeByAny(pages)
+	switch fields[0][0] {
+	case 'R':
+		return true
+	case 'S':
+		state := th.ctx.u32(abi.State)
+		return state != abi.StateRun && state != abi.StateReply
 	}
-	x.release(as)
+	return false
 }
 
 // take ends the time of the owner, if that is th, and the timer, unless that is nil, its last one. It reports whether it was, with the pages
@@ -219,6 +243,7 @@ func (x *exclusive) take(th *thread, timer *time.Timer) (pages []toolPage, ok bo
 	}
 	x.owner.Store(nobody)
 	x.timer.Stop()
+	x.timer = nil
 	pages, x.pages = x.pages, nil
 	return pages, true
 }
@@ -245,6 +270,9 @@ func (x *exclusive) release(as *addressSpace) {
 
 // closeByAny closes pages that were open for an owner that can't do it.
 func (as *addressSpace) closeByAny(pages []toolPage) {
+	if len(pages) == 0 {
+		return
+	}
 	ts := &as.tools
 	ts.mu.Lock()
 	for _, p := range pages {

@@ -92,6 +92,20 @@ func (h *halted) await(deadline time.Time) error {
 	}
 }
 
+// haltAgain stops a thread that was let run meanwhile.
+func (h *halted) haltAgain() error {
+	if err := ptrace(unix.PTRACE_INTERRUPT, h.tid, 0, 0); err != nil {
+		return fmt.Errorf("PTRACE_INTERRUPT of thread %d: %w", h.tid, err)
+	}
+	if err := h.await(time.Time{}); err != nil {
+		return err
+	}
+	mask := h.mask
+	err := h.load()
+	h.mask = mask
+	return err
+}
+
 // load reads the registers and the signal mask.
 func (h *halted) load() error {
 	if err := unix.PtraceGetRegs(h.tid, &h.regs); err != nil {

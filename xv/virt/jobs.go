@@ -24,7 +24,7 @@ type jobs struct {
 	mu      sync.Mutex
 	list    []*job
 	ended   bool                    // no thread will come any more
-	hosted  map[*thread]*sync.Mutex // threads that wait for callbacks; the mutex is held while one is used
+	hosted  map[*thread]*sync.Mutex // threads that wait for callbacks, or their turn (see exclusive); the mutex is held while one is used
 }
 
 // job is one of them: do is called with a thread, and what performs system calls in it. If the thread dies meanwhile, do is called
@@ -168,7 +168,7 @@ func survive(f func() error) (err error) {
 	return f()
 }
 
-// host takes note that the thread waits for a callback, until the function that it returns is called.
+// host takes note that the thread waits for a callback, or its turn, until the function that it returns is called.
 func (th *thread) host() (leave func()) {
 	js := &th.p.as.tools.jobs
 	mu := &th.hostMu

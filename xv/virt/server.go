@@ -387,7 +387,9 @@ func (th *thread) awaitDone() {
 		if th.p.dead.Load() || th.dead.Load() {
 			panic(gone{})
 		}
-		futexWait(state, st, &unix.Timespec{Nsec: 20e6})
+		if futexWait(state, st, &unix.Timespec{Nsec: 20e6}) == unix.ETIMEDOUT && th.stopped() {
+			th.pushOn()
+		}
 	}
 }
 

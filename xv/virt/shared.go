@@ -109,8 +109,9 @@ func word64(mem []byte, off int) *atomic.Uint64 {
 
 // futexWait sleeps while *w is v, at most for timeout. It must not be a RawSyscall: the Go collector
 // would wait for this thread.
-func futexWait(w *atomic.Uint32, v uint32, timeout *unix.Timespec) {
-	unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(w)), futexOpWait, uintptr(v), uintptr(unsafe.Pointer(timeout)), 0, 0)
+func futexWait(w *atomic.Uint32, v uint32, timeout *unix.Timespec) unix.Errno {
+	_, _, errno := unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(w)), futexOpWait, uintptr(v), uintptr(unsafe.Pointer(timeout)), 0, 0)
+	return errno
 }
 
 // futexWake wakes one sleeper; it never blocks.

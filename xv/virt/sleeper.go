@@ -4,6 +4,7 @@ package virt
 
 import (
 	"errors"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -66,6 +67,42 @@ func (as *addressSpace) useHalted(th *thread) (*halted, error) {
 		return nil, err
 	}
 	return nil, nil
+}
+
+// stopped reports whether the thread is stopped by a signal.
+func (th *thread) stopped() bool {
+	fields := statOf(th.tid)
+	return len(fields) > 0 && fields[0][0] == 'T'
+}
+
+// pushOn lets a thread that is stopped by a signal do the system calls of its answer: the handler holds what threads of another process with
+// the same memory may need. It remains stopped.
+func (th *thread) pushOn() {
+	done := make(chan struct{})
+	onOwnThread(func() {
+		defer close(done)
+		h, err := th.halt()
+		switch {
+		case errors.Is(err, errLate):
+			h.releaseLate()
+			return
+		case err != nil:
+			th.p.s.trace("%d: is stopped, and works for xv: %v", th.tid, err)
+			return
+		}
+		unix.PtraceCont(h.tid, 0)
+		for deadline := time.Now().Add(haltLimit); th.ctx.u32(abi.State) != abi.StateDone && time.Now().Before(deadline); {
+			time.Sleep(20 * time.Microsecond)
+			if ws, _ := takeStop(h.tid); ws != 0 { // of the signal, and of PTRACE_INTERRUPT
+				unix.PtraceCont(h.tid, 0)
+			}
+		}
+		if err := h.haltAgain(); err != nil {
+			th.p.s.trace("%d: is stopped, and works for xv: %v", th.tid, err)
+		}
+		h.goOn()
+	})
+	<-done
 }
 
 // idle reports whether the thread is known and has no request, and no server is at work on its last one.

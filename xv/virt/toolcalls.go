@@ -15,83 +15,6 @@ import (
 // memory of tools is guarded (see guard): a system call with a pointer to it is handed off, and the tools are told before it
 // is done. System calls that change mappings keep the tools' protections.
 
-// span is memory that a system call may use.
-type span struct {
-	lo, hi uint64
-	access trap.Access
-}
-
-// bufferArgs are the system calls that use one buffer: the numbers of the arguments that are its address and length.
-var bufferArgs = map[uintptr]struct {
-	addr, length int
-	access       trap.Access
-}{
-	unix.SYS_READ: {1, 2, trap.Write}, unix.SYS_PREAD64: {1, 2, trap.Write}, unix.SYS_GETRANDOM: {0, 1, trap.Write},
-	unix.SYS_WRITE: {1, 2, trap.Read}, unix.SYS_PWRITE64: {1, 2, trap.Read},
-}
-
-// spans lists what memory the system call k may use: as the arguments say where that is known, else what they may point to.
-func (th *thread) spans(k call) []span {
-	a := k.args
-	if b, ok := bufferArgs[k.nr]; ok {
-		return []span{{a[b.addr], a[b.addr] + min(a[b.length], maxLen), b.access}}
-	}
-	both := trap.Read | trap.Write
-	switch k.nr {
-	case unix.SYS_FUTEX: // the word, a time limit, another word
-		return []span{{a[0], a[0] + 4, both}, {a[3], a[3] + 16, trap.Read}, {a[4], a[4] + 4, both}}
-	case unix.SYS_READV, unix.SYS_PREADV, unix.SYS_PREADV2, unix.SYS_PROCESS_VM_READV:
-		return append(th.vector(a[1], a[2], trap.Write), span{a[1], a[1] + 16*min(a[2], maxVectors), trap.Read})
-	case unix.SYS_WRITEV, unix.SYS_PWRITEV, unix.SYS_PWRITEV2, unix.SYS_PROCESS_VM_WRITEV:
-		return append(th.vector(a[1], a[2], trap.Read), span{a[1], a[1] + 16*min(a[2], maxVectors), trap.Read})
-	}
-	var list []span
-	reach := uint64(pageSize)
-	for _, v := range a {
-		if v <= maxReach {
-			reach = max(reach, v)
-		}
-	}
-	for _, v := range a {
-		if v < userLimit-reach && v > maxReach {
-			list = append(list, span{v, v + reach, both})
-		}
-	}
-	switch k.nr {
-	case unix.SYS_RECVMSG, unix.SYS_SENDMSG:
-		list = append(list, th.messages(a[1], 1)...)
-	case unix.SYS_RECVMMSG, unix.SYS_SENDMMSG:
-		list = append(list, th.messages(a[1], a[2])...)
-	}
-	return list
-}
-
-// vector lists the buffers of n struct iovec.
-func (th *thread) vector(addr, n uint64, access trap.Access) (list []span) {
-	b := make([]byte, 16*min(n, maxVectors))
-	for b = b[:th.read(addr, b)]; len(b) >= 16; b = b[16:] {
-		base := binary.LittleEndian.Uint64(b)
-		list = append(list, span{base, base + min(binary.LittleEndian.Uint64(b[8:]), maxLen), access})
-	}
-	return list
-}
-
-// messages lists the buffers of n struct mmsghdr.
-func (th *thread) messages(addr, n uint64) (list []span) {
-	for range min(n, maxVectors) {
-		var b [56]byte
-		if th.read(addr, b[:]) < len(b) {
-			break
-		}
-		w := func(off int) uint64 { return binary.LittleEndian.Uint64(b[off:]) }
-		both := trap.Read | trap.Write
-		list = append(list, span{w(0), w(0) + uint64(uint32(w(8))), both}, span{w(32), w(32) + min(w(40), maxLen), both})
-		list = append(list, th.vector(w(16), w(24), both)...)
-		addr += mmsghdrSize
-	}
-	return list
-}
-
 // admitCall tells the tools of the memory that the system call k may use, and opens it until the thread's next request. It
 // reports false if the call must not be done: then it is answered.
 func (th *thread) admitCall(regs *registers, k call) bool {
@@ -167,7 +90,7 @@ func (th *thread) admit(regs *registers, sp span, list *[]toolPage) bool {
 // openAdmitted opens pages for a system call. Other threads wait until it is done, if that does not take long.
 func (th *thread) openAdmitted(list []toolPage) {
 	if slices.ContainsFunc(list, func(p toolPage) bool { return !p.t.loose }) {
-		th.own(nil, callPatience)
+		th.own(nil)
 	}
 	th.admitted = list
 	th.openPages(list)

@@ -129,14 +129,6 @@ func (th *thread) uncovered(page uint64, access trap.Access, f func(force bool) 
 	if !th.p.as.tools.active.Load() {
 		return false
 	}
-	var open []toolPage
-	owned := false
-	defer func() {
-		th.closePages(open)
-		if owned {
-			th.disown()
-		}
-	}()
 	for {
 		t, ours := th.p.as.forbidding(page, access)
 		switch {
@@ -151,13 +143,13 @@ func (th *thread) uncovered(page uint64, access trap.Access, f func(force bool) 
 			}
 		case f(true):
 			return true
+		case access == trap.Write && !th.owns():
+			th.own([]toolPage{{t, page, page + pageSize}})
+			defer th.disown()
 		default:
-			if access == trap.Write && !t.loose && !th.owns() {
-				th.own(nil, callPatience)
-				owned = true
-			}
-			th.openPage(t, page, page+pageSize, 1)
-			open = append(open, toolPage{t, page, page + pageSize})
+			open := []toolPage{{t, page, page + pageSize}}
+			th.openPages(open)
+			defer th.closePages(open)
 		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
-	"time"
 
 	"xvrun/xv/agent/abi"
 )
@@ -75,8 +74,7 @@ func (th *thread) openStep() {
 		th.openPages(s.pages)
 		return
 	}
-	th.own(s.pages, stepPatience)
-	th.openPages(s.pages)
+	th.own(s.pages)
 }
 
 // closeStep closes the pages that are open for the step.
@@ -88,11 +86,12 @@ func (th *thread) closeStep() {
 	}
 }
 
-// own makes the thread the owner of exclusive, for the time of patience at most, after which pages are closed that were open.
-func (th *thread) own(pages []toolPage, patience time.Duration) {
+// own opens pages for the thread as the owner of exclusive. If it takes long they are closed before its time is up.
+func (th *thread) own(pages []toolPage) {
 	x := &th.p.as.tools.exclusive
 	x.acquire(th)
-	x.openFor(th, pages, patience)
+	x.openFor(th, pages)
+	th.openPages(pages)
 }
 
 // disown ends the thread's time as the owner of exclusive, if that is not over yet.

@@ -187,10 +187,10 @@ static void sharing(void) {
 		while (value[64] == 0)
 			store(1);
 		usleep(37 * i);
-		if (i % 3 == 1)
+		if (i % 3 == 1) {
 			kill(pid, SIGSTOP);
-		for (int k = 0; k < 5; k++)
-			store(1);
+			usleep(3000);
+		}
 		kill(pid, SIGKILL);
 		for (int k = 0; k < 5; k++)
 			store(1);
