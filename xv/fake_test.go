@@ -63,7 +63,7 @@ func (s *fakeSession) Wait() (virt.Status, error) {
 
 func (s *fakeSession) Gone() <-chan struct{} { return s.gone }
 
-func (s *fakeSession) Watch(int, uint64, uint64, trap.Access, func(*trap.Context) trap.Action) (virt.PageTool, error) {
+func (s *fakeSession) Watch(int, uint64, uint64, trap.Access, func(*trap.Context) trap.Action, bool) (virt.PageTool, error) {
 	return nil, os.ErrProcessDone
 }
 

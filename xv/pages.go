@@ -5,6 +5,7 @@ package xv
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"xvrun/xv/trap"
 	"xvrun/xv/virt"
@@ -51,16 +52,24 @@ func (w *Watch) Close() error { return w.tool.Close() }
 // The Context is that of the fault, with SIGSEGV as its signal. In a system call (Context.SystemCall) Proceed lets the call use
 // the memory; after all other answers but Kill it fails with EFAULT, and changed registers have no effect.
 //
-// f is called by several goroutines at a time if several threads use the memory. While one thread is let through, for one
-// instruction or one system call, the page is open for the others, and what they do to it is not told. An access
-// may be told twice if a signal comes in between, and an instruction that uses several pages for each. Accesses that
+// f is called by several goroutines at a time if several threads use the memory. Each access of each thread is told, and told once: while one
+// thread is let through, for one instruction or one system call, no other one executes code of the guest. A system call that sleeps has
+// the others wait for a millisecond; then they go on, and what they do to its pages until it is done is not told. An instruction that uses
+// several pages is told for each, and one that reads and writes in a page once. Accesses that
 // xv makes for the guest are not told: signal frames, and what system calls like sigaction, clone and execve read and write.
-func (p *Process) Watch(m Memory, access trap.Access, f func(*trap.Context) trap.Action) (*Watch, error) {
+func (p *Process) Watch(m Memory, access trap.Access, f func(*trap.Context) trap.Action, options ...WatchOption) (*Watch, error) {
 	if access == 0 || access&^(trap.Read|trap.Write) != 0 {
 		return nil, errors.New("xv: only reads and writes can be watched")
 	}
-	return started(p.s.Watch(m.Pid, m.Addr, m.Len, access, f))
+	return started(p.s.Watch(m.Pid, m.Addr, m.Len, access, f, slices.Contains(options, Loose)))
 }
+
+// WatchOption changes what Process.Watch does.
+type WatchOption uint8
+
+// Loose lets the other threads go on while one is let through. What they do to its page in that time is not told. A thread that is let through is
+// faster by what it takes to keep the others from running, and they by what they wait, see docs/performance.md.
+const Loose WatchOption = 1
 
 // Protect takes the permission for the given kinds of access from the guest: each gives it a SIGSEGV with code SEGV_ACCERR, or a
 // system call EFAULT. It is Watch with a callback that answers trap.Deliver, so that functions of OnFault see the fault.

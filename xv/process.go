@@ -31,7 +31,7 @@ type session interface {
 	Stats() virt.Stats
 	Close() error
 
-	Watch(pid int, addr, length uint64, access trap.Access, f func(*trap.Context) trap.Action) (virt.PageTool, error)
+	Watch(pid int, addr, length uint64, access trap.Access, f func(*trap.Context) trap.Action, loose bool) (virt.PageTool, error)
 	Page(pid int, addr, length uint64, fill func(pid int, page uint64, b []byte) error) (virt.PageTool, error)
 	TrackDirty(pid int, addr, length uint64) (virt.PageTool, error)
 

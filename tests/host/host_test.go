@@ -121,7 +121,7 @@ func TestUser(t *testing.T) {
 	mkdir(t, dir, 0o755)
 	mkdir(t, filepath.Join(dir, "tmp"), 0o777)
 	copyFile(t, "/proc/self/exe", filepath.Join(dir, "test"))
-	for _, src := range []string{"c/faulting.c", "c/paged.c"} {
+	for _, src := range []string{"c/faulting.c", "c/paged.c", "c/hammered.c"} {
 		copyFile(t, built(t, src), filepath.Join(dir, filepath.Base(src)))
 	}
 	if err := os.WriteFile(filepath.Join(dir, "go.mod"), nil, 0o644); err != nil { // the harness looks for one

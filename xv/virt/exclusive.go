@@ -60,8 +60,11 @@ const (
 	most     = 100 * time.Millisecond
 )
 
-// fairness is how long the threads that were kept from running are waited for at most before they are again.
-const fairness = time.Millisecond
+// How long the threads that were kept from running may run before they are again, and are waited for until they do.
+const (
+	turnLength = 40 * time.Microsecond
+	fairness   = time.Millisecond
+)
 
 // Commands of membarrier(2).
 const (
@@ -163,26 +166,28 @@ func (x *exclusive) owe(th *thread) {
 	x.debts = append(x.debts, debt{th, th.answered.Load()})
 }
 
-// payDebts lets the threads run that the last owner has kept from it: others than th may wait for what they do.
+// payDebts lets the threads run that the last owner has kept from it, until they come with another request or for a while: others than th may
+// wait for what they do.
 func (x *exclusive) payDebts(th *thread) {
 	x.mu.Lock()
 	debts := x.debts
 	x.debts = nil
 	x.mu.Unlock()
+	start := time.Now()
 	unpaid := func(d debt) bool {
-		return d.th != th && !d.th.dead.Load() && (d.th.answered.Load() == d.after || d.th.ctx.u32(abi.State) == abi.StateReply)
+		if d.th == th || d.th.dead.Load() {
+			return false
+		}
+		began := d.th.answered.Load() != d.after && d.th.ctx.u32(abi.State) != abi.StateReply
+		return !began || d.th.mayRun() && time.Since(start) < turnLength
 	}
-	debts = slices.DeleteFunc(debts, func(d debt) bool { return d.th == th })
-	if len(debts) == 0 {
+	if !slices.ContainsFunc(debts, unpaid) {
 		return
 	}
 	th.server.leave()
 	defer th.server.enter()
-	for deadline := time.Now().Add(fairness); ; {
-		time.Sleep(20 * time.Microsecond)
-		if !slices.ContainsFunc(debts, unpaid) || time.Now().After(deadline) {
-			return
-		}
+	for slices.ContainsFunc(debts, unpaid) && time.Since(start) < fairness {
+		unix.Nanosleep(&unix.Timespec{Nsec: int64(turnLength / 2)}, nil) // time.Sleep may take a millisecond
 	}
 }
 

@@ -242,8 +242,8 @@ func (as *addressSpace) isReserved(lo, hi uint64) (yes bool, err error) {
 }
 
 // Watch calls f at accesses of memory; see package xv for this and the following.
-func (s *Session) Watch(pid int, addr, length uint64, access trap.Access, f func(*trap.Context) trap.Action) (PageTool, error) {
-	return s.tool(pid, addr, length, &pageTool{kind: watchTool, access: access, watch: f})
+func (s *Session) Watch(pid int, addr, length uint64, access trap.Access, f func(*trap.Context) trap.Action, loose bool) (PageTool, error) {
+	return s.tool(pid, addr, length, &pageTool{kind: watchTool, access: access, watch: f, loose: loose})
 }
 
 // Page calls fill for the contents of pages.
