@@ -3,8 +3,6 @@
 package tests
 
 import (
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -125,14 +123,10 @@ func TestReturnsPrograms(t *testing.T) {
 func TestReturnsElsewhere(t *testing.T) {
 	harness.NeedXvrun(t)
 	harness.NeedSoak(t)
-	const tests = "^Test(UnderLoad|Limits|Namespaces|Terminal|Kill.*|Outlive|Forward.*|Stop.*|Broken.*|Closed.*|User|SetUserID|Leaks|SmallCache|HotCode|Collect.*|NoOriginalCode|Store.*|Relocate|RelocatePrograms)$"
-	for mode, skip := range map[string]string{"native": readingTests, "auto": "^$"} {
-		t.Run(mode, func(t *testing.T) {
-			cmd := exec.Command(os.Args[0], "-test.run", tests, "-test.skip", skip)
-			cmd.Env = append(os.Environ(), "XVRUN="+harness.Xvrun(t), "XV_TEST_FLAGS=-returns="+mode+" "+os.Getenv("XV_TEST_FLAGS"))
-			if out, err := cmd.CombinedOutput(); err != nil {
-				t.Errorf("%v\n%s", err, out)
-			}
-		})
-	}
+	const tests = "^Test(UnderLoad|Limits|Namespaces|Terminal|Kill.*|Outlive|Forward.*|Stop.*|Broken.*|Closed.*|User|SetUserID|Leaks|" +
+		"SmallCache|HotCode|NoOriginalCode|Store.*)$"
+	t.Run("native", func(t *testing.T) {
+		harness.Again(t, "-returns=native", "-test.run", tests, "-test.skip", readingTests)
+	})
+	t.Run("auto", func(t *testing.T) { harness.Again(t, "-returns=auto", "-test.run", tests) })
 }

@@ -139,6 +139,19 @@ func CommandWith(t testing.TB, flags []string, argv ...string) []string {
 	return append(append(prefix, flags...), argv...)
 }
 
+// Again runs this test binary once more, with a flag for xvrun and these arguments of go test. With -v it shows all that the tests print.
+func Again(t testing.TB, xvrunFlag string, args ...string) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], append([]string{"-test.v", "-test.timeout", "3h"}, args...)...)
+	cmd.Env = append(os.Environ(), "XVRUN="+Xvrun(t), "XV_TEST_FLAGS="+os.Getenv("XV_TEST_FLAGS")+" "+xvrunFlag)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	} else {
+		t.Logf("%s", out)
+	}
+}
+
 // NeedXvrun skips a test of xvrun's own behaviour in the native mode.
 func NeedXvrun(t testing.TB) {
 	t.Helper()

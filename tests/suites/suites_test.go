@@ -20,6 +20,14 @@ import (
 
 func TestMain(m *testing.M) { harness.Main(m) }
 
+// TestReturns runs the suites with the other kinds of return addresses, but Go's, which walks stacks, not with native ones. It is a soak.
+func TestReturns(t *testing.T) {
+	harness.NeedXvrun(t)
+	harness.NeedSoak(t)
+	t.Run("native", func(t *testing.T) { harness.Again(t, "-returns=native", "-test.run", "^Test(Posix|StressNG|Python)$") })
+	t.Run("auto", func(t *testing.T) { harness.Again(t, "-returns=auto", "-test.run", "^Test(Posix|StressNG|Python|Go)$") })
+}
+
 // known is a difference that docs/conformance.md lists.
 type known struct {
 	sometimes bool // it depends on timing
