@@ -34,13 +34,19 @@ func TestPosix(t *testing.T) {
 	}
 	var parts []part
 	for _, test := range tests {
+		if test.unwinds && nativeReturns {
+			continue
+		}
 		parts = append(parts, test.part(limit))
 	}
 	compareAll(t, 8, parts) // most of them sleep
 }
 
 // posixTest is one test program.
-type posixTest struct{ name, program string }
+type posixTest struct {
+	name, program string
+	unwinds       bool // it ends or cancels threads, for which the C library unwinds their stacks
+}
 
 // part compares how a test ends, natively and translated.
 func (p posixTest) part(limit time.Duration) part {
@@ -65,6 +71,9 @@ func (p posixTest) part(limit time.Duration) part {
 // setsClock finds the tests that would change the machine's clock.
 var setsClock = regexp.MustCompile(`\b(clock_settime|settimeofday|stime)\s*\(`)
 
+// unwinds finds the tests that end or cancel threads.
+var unwinds = regexp.MustCompile(`\bpthread_(exit|cancel|testcancel)\b`)
+
 // isProgram finds the tests that are more than something to compile.
 var isProgram = regexp.MustCompile(`\bmain\b`)
 
@@ -83,30 +92,34 @@ func buildPosix(t *testing.T, top string, n int) []posixTest {
 	out := filepath.Join(harness.WorkDir(), "posix")
 	var mu sync.Mutex
 	var tests []posixTest
-	var chosen [][]string
-	for _, source := range sources {
-		m := name.FindStringSubmatch(source)
-		text, err := os.ReadFile(source)
+	type source struct {
+		name, file string
+		unwinds    bool
+	}
+	var chosen []source
+	for _, file := range sources {
+		m := name.FindStringSubmatch(file)
+		text, err := os.ReadFile(file)
 		if m == nil || err != nil || !isProgram.Match(text) || setsClock.Match(text) {
 			continue
 		}
-		chosen = append(chosen, []string{m[1], source})
+		chosen = append(chosen, source{m[1], file, unwinds.Match(text)})
 	}
-	var some [][]string
+	var some []source
 	for i := 0; i < len(chosen); i += n {
 		some = append(some, chosen[i])
 	}
-	each(runtime.NumCPU(), some, func(c []string) {
-		program := filepath.Join(out, c[0])
+	each(runtime.NumCPU(), some, func(c source) {
+		program := filepath.Join(out, c.name)
 		if os.MkdirAll(filepath.Dir(program), 0o755) != nil {
 			return
 		}
 		gcc := exec.Command("gcc", "-O1", "-w", "-std=gnu99", "-D_POSIX_C_SOURCE=200112L", "-D_GNU_SOURCE",
-			"-I", filepath.Join(top, "include"), "-o", program, c[1], "-lpthread", "-lrt", "-lm")
+			"-I", filepath.Join(top, "include"), "-o", program, c.file, "-lpthread", "-lrt", "-lm")
 		gcc.Dir = top // some include files by their path from here
 		if gcc.Run() == nil {
 			mu.Lock()
-			tests = append(tests, posixTest{c[0], program})
+			tests = append(tests, posixTest{c.name, program, c.unwinds})
 			mu.Unlock()
 		}
 	})
