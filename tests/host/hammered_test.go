@@ -52,7 +52,9 @@ func hammer(t *testing.T, mode string, access trap.Access, returns xv.Returns, r
 		if _, err := fmt.Sscan(line, &tid, &n); err != nil {
 			t.Errorf("%q: %v", line, err)
 		}
-		made[tid] = n
+		if n > 0 {
+			made[tid] = n
+		}
 	}
 	maps.DeleteFunc(told, func(tid, _ int) bool { return made[tid] == 0 })
 	return made, told
@@ -72,6 +74,8 @@ func TestWatchHammered(t *testing.T) {
 		"moving, native": {"threads", trap.Write, xv.NativeReturns, true},
 		"a flag":         {"flag", trap.Read | trap.Write, xv.TransparentReturns, false},
 		"shared memory":  {"sharing", trap.Write, xv.TransparentReturns, false},
+		"system calls":   {"passing", trap.Write, xv.TransparentReturns, false},
+		"calls, moving":  {"passing", trap.Write, xv.TransparentReturns, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

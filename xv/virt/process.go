@@ -81,6 +81,7 @@ type thread struct {
 	step     *step         // an instruction that it is let do, nil: none; see letThrough
 	admitted []toolPage    // what is open for its system call
 	armings  uint32        // of the tools when that was admitted
+	bounce   *bounce       // memory that its system call uses instead, nil: none
 	runs     atomic.Bool   // it has an answer with which it executes code of the guest until its next request
 	answered atomic.Uint32 // how many answers it has got
 	hostMu   sync.Mutex    // held by whoever uses the thread while it waits for a callback of the host

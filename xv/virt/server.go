@@ -260,6 +260,9 @@ func (th *thread) handle() {
 	if th.p.as.unmapped.Load() {
 		th.mapCache()
 	}
+	if th.bounce != nil {
+		th.endBounce()
+	}
 	if len(th.admitted) > 0 {
 		th.closeAdmitted()
 	}

@@ -184,7 +184,11 @@ func (th *thread) gateCall(regs registers, k call) {
 func (th *thread) pass(regs registers, p passed) {
 	th.resuming, th.passed = regs, &p
 	th.ctx.setU64(abi.GateRAX, uint64(p.call.nr))
-	th.ctx.setCall(abi.Call, p.call)
+	k := p.call
+	if th.bounce != nil {
+		k = th.bounce.call(k)
+	}
+	th.ctx.setCall(abi.Call, k)
 	th.reply(abi.OpGate, th.lendHeld())
 }
 

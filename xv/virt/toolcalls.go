@@ -15,7 +15,8 @@ import (
 // memory of tools is guarded (see guard): a system call with a pointer to it is handed off, and the tools are told before it
 // is done. System calls that change mappings keep the tools' protections.
 
-// admitCall tells the tools of the memory that the system call k may use, and opens it until the thread's next request. It
+// admitCall tells the tools of the memory that the system call k may use, and opens it until the thread's next request, or has other memory
+// used instead. It
 // reports false if the call must not be done: then it is answered.
 func (th *thread) admitCall(regs *registers, k call) bool {
 	th.armings = th.p.as.tools.armings.Load()
@@ -44,7 +45,9 @@ func (th *thread) admitSpans(regs, shown *registers, k call) bool {
 			return false
 		}
 	}
-	th.openAdmitted(list)
+	if !th.bounceOff(k, list) {
+		th.openAdmitted(list)
+	}
 	return true
 }
 

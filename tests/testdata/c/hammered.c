@@ -203,6 +203,46 @@ static void sharing(void) {
 	print();
 }
 
+// passing: threads sleep in system calls with watched buffers, in which nobody else is seen.
+static int to[2], from[2];
+
+static void *reader(void *arg) {
+	char *m = watched + page / 2;
+	for (int i = 0;; i++) {
+		long n = read(to[0], m + 3, 100);
+		if (n == 0)
+			break;
+		if (n != 4 || memcmp(m + 3, "abcd", 4) || write(from[1], m + 2, 6) != 6)
+			exit(8);
+	}
+	return end(arg);
+}
+
+static void passing(void) {
+	watched = memory();
+	if (pipe(to) || pipe(from))
+		exit(9);
+	host(watched, page);
+	pthread_t t;
+	pthread_create(&t, 0, reader, (void *)1);
+	watched[page / 2 + 2] = '<';
+	watched[page / 2 + 7] = '>';
+	watched[page / 2 + 99] = '!';
+	made += 3;
+	char got[6];
+	for (int i = 0; i < 20; i++) {
+		usleep(3000); // it sleeps
+		for (int k = 0; k < 10; k++)
+			store(8);
+		if (write(to[1], "abcd", 4) != 4 || read(from[0], got, 6) != 6 || memcmp(got, "<abcd>", 6))
+			exit(7);
+	}
+	close(to[1]);
+	pthread_join(t, 0);
+	end(0);
+	print();
+}
+
 int main(int argc, char **argv) {
 	if (argc < 2)
 		return 2;
@@ -212,6 +252,8 @@ int main(int argc, char **argv) {
 		flag();
 	else if (strcmp(argv[1], "sharing") == 0)
 		sharing();
+	else if (strcmp(argv[1], "passing") == 0)
+		passing();
 	else
 		return 2;
 	return 0;
