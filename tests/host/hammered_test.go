@@ -101,3 +101,16 @@ func TestWatchHammeredLoosely(t *testing.T) {
 		t.Error("nothing was told")
 	}
 }
+
+// The kernel tells the next owner of a mutex in watched memory that the last one has ended.
+func TestWatchRobust(t *testing.T) {
+	t.Parallel()
+	cmd, out := guest(t, "c/hammered.c", "robust")
+	asked(cmd, func(_ uint64, m xv.Memory) {
+		_, err := cmd.Process.Watch(m, trap.Read|trap.Write, func(*trap.Context) trap.Action { return trap.Proceed })
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	run(t, cmd, out, "")
+}

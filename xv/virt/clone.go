@@ -274,6 +274,7 @@ func (th *thread) exit(regs *registers) {
 	// The kernel stores into robust futexes and where the id of the thread is (set_tid_address(2)).
 	th.p.as.unprotectAny(th, 0, userLimit)
 	th.clearTID()
+	th.openRobust()
 	th.p.s.drop(th)
 	th.ctx.setCall(abi.Call, call{unix.SYS_EXIT, th.args(regs)})
 	th.reply(abi.OpExit, 0)

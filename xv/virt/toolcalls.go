@@ -242,26 +242,3 @@ func (th *thread) admitTIDs(k call, flags uint64) (own uint64) {
 	th.admit(nil, span{child, child + 4, trap.Write}, &list)
 	return child
 }
-
-const (
-	prGetTIDAddress = 40 // PR_GET_TID_ADDRESS
-	futexWakeOp     = 1  // FUTEX_WAKE
-)
-
-// clearTID does what the kernel does at the end of a thread: the word that set_tid_address(2) names becomes 0, and who waits
-// there wakes. The kernel could not, if a tool forbids that.
-func (th *thread) clearTID() {
-	if !th.p.as.tools.active.Load() {
-		return
-	}
-	if failed(th.remote(call{unix.SYS_PRCTL, [6]uint64{prGetTIDAddress, th.ctx.scratchAddr()}})[0]) {
-		return
-	}
-	addr := binary.LittleEndian.Uint64(th.ctx.scratch())
-	if addr == 0 || !th.p.as.covers(addr, addr+4) {
-		return
-	}
-	th.remote(call{nr: unix.SYS_SET_TID_ADDRESS})
-	th.write(addr, make([]byte, 4))
-	th.remote(call{unix.SYS_FUTEX, [6]uint64{addr, futexWakeOp, 1}})
-}

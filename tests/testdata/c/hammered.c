@@ -1,6 +1,7 @@
 // A guest whose threads all use one page that the host watches (tests/host), and count their accesses themselves. argv[1] names what
 // they do; by ud2 the host is asked to watch.
 #define _GNU_SOURCE
+#include <errno.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -243,6 +244,41 @@ static void passing(void) {
 	print();
 }
 
+// robust: a thread ends with mutexes that are in the watched page.
+static pthread_mutex_t *mutex;
+
+static void *owner(void *arg) {
+	for (int i = 0; i < 3; i++)
+		pthread_mutex_lock(&mutex[i]);
+	if (arg)
+		pthread_mutex_unlock(&mutex[1]);
+	return 0;
+}
+
+static void robust(void) {
+	watched = memory();
+	mutex = (void *)watched;
+	pthread_mutexattr_t a;
+	pthread_mutexattr_init(&a);
+	pthread_mutexattr_setrobust(&a, PTHREAD_MUTEX_ROBUST);
+	for (int i = 0; i < 3; i++)
+		pthread_mutex_init(&mutex[i], &a);
+	host(watched, page);
+	for (long i = 0; i < 2; i++) {
+		pthread_t t;
+		pthread_create(&t, 0, owner, (void *)i);
+		pthread_join(t, 0);
+		for (int k = 0; k < 3; k++) {
+			int r = pthread_mutex_lock(&mutex[k]);
+			if (r != (i == 1 && k == 1 ? 0 : EOWNERDEAD))
+				exit(20 + r);
+			if (r == EOWNERDEAD)
+				pthread_mutex_consistent(&mutex[k]);
+			pthread_mutex_unlock(&mutex[k]);
+		}
+	}
+}
+
 int main(int argc, char **argv) {
 	if (argc < 2)
 		return 2;
@@ -254,6 +290,8 @@ int main(int argc, char **argv) {
 		sharing();
 	else if (strcmp(argv[1], "passing") == 0)
 		passing();
+	else if (strcmp(argv[1], "robust") == 0)
+		robust();
 	else
 		return 2;
 	return 0;
