@@ -53,8 +53,8 @@ func (w *Watch) Close() error { return w.tool.Close() }
 // the memory; after all other answers but Kill it fails with EFAULT, and changed registers have no effect.
 //
 // f is called by several goroutines at a time if several threads use the memory. Each access of each thread is told, and told once: while one
-// thread is let through, for one instruction or one system call, no other one executes code of the guest. A system call that sleeps has
-// the others wait for a millisecond; then they go on, and what they do to its pages until it is done is not told. An instruction that uses
+// thread is let through, for one instruction or one system call, no other one executes code of the guest. What they do
+// to the pages of a system call that sleeps is not always told (docs/supported.md). An instruction that uses
 // several pages is told for each, and one that reads and writes in a page once. Accesses that
 // xv makes for the guest are not told: signal frames, and what system calls like sigaction, clone and execve read and write.
 func (p *Process) Watch(m Memory, access trap.Access, f func(*trap.Context) trap.Action, options ...WatchOption) (*Watch, error) {

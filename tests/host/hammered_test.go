@@ -75,6 +75,8 @@ func TestWatchHammered(t *testing.T) {
 		"a flag":         {"flag", trap.Read | trap.Write, xv.TransparentReturns, false},
 		"shared memory":  {"sharing", trap.Write, xv.TransparentReturns, false},
 		"system calls":   {"passing", trap.Write, xv.TransparentReturns, false},
+		"futex":          {"waiting", trap.Write, xv.TransparentReturns, false},
+		"futex, moving":  {"waiting", trap.Write, xv.TransparentReturns, true},
 		"calls, moving":  {"passing", trap.Write, xv.TransparentReturns, true},
 	} {
 		t.Run(name, func(t *testing.T) {

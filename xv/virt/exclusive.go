@@ -34,7 +34,10 @@ type exclusive struct {
 	pages   []toolPage // that are open for the owner, and closed when its time ends
 	timer   *time.Timer
 	answers []answer // that are put off
+	waiting int      // threads that want a turn
 	debts   []debt   // of the last time
+
+	unwanted bool // the time of the owner is up when another thread wants to go on
 }
 
 // answer is one that a thread gets later.
@@ -54,7 +57,7 @@ type debt struct {
 // nobody is the owner when the time of the real one is up, until its pages are closed.
 var nobody = new(thread)
 
-// How long the others wait: at least patience, and then while the owner is at work, but no longer than most.
+// How long the others wait if they want to go on: at least patience, and then while the owner is at work, but no longer than most.
 const (
 	patience = time.Millisecond
 	most     = 100 * time.Millisecond
@@ -97,7 +100,7 @@ func (x *exclusive) acquire(th *thread) {
 	if !x.turn.TryLock() {
 		th.server.leave()
 		unhost := th.host() // it may be needed to close the pages of the owner
-		x.turn.Lock()
+		x.await()
 		unhost()
 		th.server.enter()
 	}
@@ -156,6 +159,7 @@ func (x *exclusive) putOff(th *thread, op uint32, count int) bool {
 	a := answer{th: th, op: op, count: count}
 	a.vector = slices.Clone(th.ctx.mem[abi.Vector : abi.Vector+count*abi.CallSize])
 	x.answers = append(x.answers, a)
+	x.want()
 	return true
 }
 
@@ -196,30 +200,55 @@ func (x *exclusive) openFor(th *thread, pages []toolPage) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.pages = pages
-	x.check(th, time.Now().Add(most))
+	x.check(th, patience, time.Now().Add(most))
 }
 
-// check looks after a while whether the others must go on, at the deadline in any case. The caller holds mu.
-func (x *exclusive) check(th *thread, deadline time.Time) {
+// check looks after a while whether the others must go on, if one wants to: when the owner sleeps, and at the deadline in any case. The caller holds mu.
+func (x *exclusive) check(th *thread, wait time.Duration, deadline time.Time) {
 	var timer *time.Timer
 	as := th.p.as
-	timer = time.AfterFunc(patience, func() {
+	x.unwanted = false
+	timer = time.AfterFunc(wait, func() {
 		defer as.s.guard(th.p)
-		if th.works() && time.Now().Before(deadline) {
-			x.mu.Lock()
-			defer x.mu.Unlock()
-			if x.timer == timer {
-				x.check(th, deadline)
+		works := th.works() && time.Now().Before(deadline)
+		x.mu.Lock()
+		switch {
+		case x.timer != timer:
+		case works:
+			x.check(th, patience, deadline)
+		case len(x.answers) == 0 && x.waiting == 0:
+			x.unwanted = true
+		default:
+			x.mu.Unlock()
+			if pages, ok := x.take(th, timer); ok {
+				as.s.trace("%d: the use of watched memory takes long", th.tid)
+				as.closeByAny(pages)
+				x.release(as)
 			}
 			return
 		}
-		if pages, ok := x.take(th, timer); ok {
-			as.s.trace("%d: the use of watched memory takes long", th.tid)
-			as.closeByAny(pages)
-			x.release(as)
-		}
+		x.mu.Unlock()
 	})
 	x.timer = timer
+}
+
+// want notes that another thread than the owner wants to go on. The caller holds mu.
+func (x *exclusive) want() {
+	if owner := x.owner.Load(); x.unwanted && owner != nil && owner != nobody {
+		x.check(owner, 0, time.Now())
+	}
+}
+
+// await waits for the turn of a thread.
+func (x *exclusive) await() {
+	x.mu.Lock()
+	x.waiting++
+	x.want()
+	x.mu.Unlock()
+	x.turn.Lock()
+	x.mu.Lock()
+	x.waiting--
+	x.mu.Unlock()
 }
 
 // works reports whether the thread runs, or a server is to answer it: it does not sleep in the kernel, and is not stopped.
@@ -248,7 +277,7 @@ func (x *exclusive) take(th *thread, timer *time.Timer) (pages []toolPage, ok bo
 	}
 	x.owner.Store(nobody)
 	x.timer.Stop()
-	x.timer = nil
+	x.timer, x.unwanted = nil, false
 	pages, x.pages = x.pages, nil
 	return pages, true
 }

@@ -21,7 +21,7 @@ func TestRecordComplete(t *testing.T) {
 		{Config{}, "Trace CacheSize StoreDir HighImages FarRegion Returns", "Path Argv Env Dir Files Ignored Limits Setpgid Warn OnFault"},
 		{process{}, "pid pidfd undumpable borrows limits threads as actions", "s parent dead executing confining ignoredSet"},
 		{thread{}, "slot tid alt resuming waits away passed held op trap arrived skipStep confined runs",
-			"p ctx dead left cloning forking server wantsRoom parked busy halted zeroed target kicked kicking weight absent step trapKick kickMu answered admitted bounce armings hostMu inHost raising undo beneath starting attempting stepAt"},
+			"p ctx dead left cloning forking server wantsRoom parked busy halted zeroed target kicked kicking weight absent step trapKick kickMu answered admitted bounce lent armings hostMu inHost raising undo beneath starting attempting stepAt"},
 		{addressSpace{}, "code ranges protected aliases guardLo guardHi files readExec lockNew mdwe unpassed former", "s mu closed unmapped moving rangesMu users tools next toggles way room changing"},
 		{codeSpace{}, "home upper given far warm volatile", "native askers s cache tables farMu covering space users"},
 		{signalStack{}, "sp flags size", ""},

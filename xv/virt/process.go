@@ -82,6 +82,7 @@ type thread struct {
 	admitted []toolPage    // what is open for its system call
 	armings  uint32        // of the tools when that was admitted
 	bounce   *bounce       // memory that its system call uses instead, nil: none
+	lent     lending       // how the memory that its system call uses is open
 	runs     atomic.Bool   // it has an answer with which it executes code of the guest until its next request
 	answered atomic.Uint32 // how many answers it has got
 	hostMu   sync.Mutex    // held by whoever uses the thread while it waits for a callback of the host

@@ -263,7 +263,7 @@ func (th *thread) handle() {
 	if th.bounce != nil {
 		th.endBounce()
 	}
-	if len(th.admitted) > 0 {
+	if len(th.admitted) > 0 || th.lent == lendBriefly {
 		th.closeAdmitted()
 	}
 	kind := th.ctx.u32(abi.Kind)

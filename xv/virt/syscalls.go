@@ -221,6 +221,11 @@ func (th *thread) callDone() {
 			th.gateCall(regs, k.call)
 		}
 		return
+	case th.op == abi.OpGate && r == -int64(unix.EFAULT) && th.lent == lendOver:
+		if th.admitAgain(&regs, k.call) {
+			th.gateCall(regs, k.call)
+		}
+		return
 	case th.op == abi.OpGate && r == -int64(unix.EINTR):
 		th.interrupted(regs, *k)
 		return

@@ -46,9 +46,15 @@ func (th *thread) admitSpans(regs, shown *registers, k call) bool {
 		}
 	}
 	if !th.bounceOff(k, list) {
-		th.openAdmitted(list)
+		th.openAdmitted(list, waitsForFutex(k))
 	}
 	return true
+}
+
+// waitsForFutex reports whether a system call looks at memory before it sleeps, and never again.
+func waitsForFutex(k call) bool {
+	cmd := k.args[1] & futexCmdMask
+	return k.nr == unix.SYS_FUTEX && (cmd == futexWaitCmd || cmd == futexWaitBitset)
 }
 
 // barred reports whether a tool that has armed memory since the system call k was admitted may have kept the kernel from it.
@@ -90,9 +96,16 @@ func (th *thread) admit(regs *registers, sp span, list *[]toolPage) bool {
 	return true
 }
 
-// openAdmitted opens pages for a system call. Other threads wait until it is done, if that does not take long.
-func (th *thread) openAdmitted(list []toolPage) {
+// openAdmitted opens pages for a system call. Other threads wait until it is done, or sleeps and they want to go on. With brief the pages
+// are closed then.
+func (th *thread) openAdmitted(list []toolPage, brief bool) {
+	th.lent = lendOpen
 	if slices.ContainsFunc(list, func(p toolPage) bool { return !p.t.loose }) {
+		if brief {
+			th.lent = lendBriefly
+			th.own(list)
+			return
+		}
 		th.own(nil)
 	}
 	th.admitted = list
@@ -118,8 +131,22 @@ func (th *thread) closeAdmitted() {
 	list := th.admitted
 	th.admitted = nil
 	th.closePages(list)
-	th.disown()
+	owned := th.disown()
+	if th.lent == lendBriefly && !owned {
+		th.lent = lendOver
+	} else {
+		th.lent = lendOpen
+	}
 }
+
+// lending tells of the pages that are open for a system call.
+type lending uint8
+
+const (
+	lendOpen    lending = iota // until it is done
+	lendBriefly                // until it sleeps, see openAdmitted
+	lendOver                   // it has slept: if the kernel has met the pages since, the call is to be done again
+)
 
 // protectMemory does the mprotect k, which the kernel would do, with the tools' protections kept.
 func (th *thread) protectMemory(k call) int64 {
@@ -220,7 +247,7 @@ func (th *thread) admitTIDs(k call, flags uint64) (own uint64) {
 		return 0
 	}
 	var list []toolPage
-	defer func() { th.openAdmitted(list) }()
+	defer func() { th.openAdmitted(list, false) }()
 	parent, child := k.args[2], k.args[3]
 	if k.nr == unix.SYS_CLONE3 {
 		var b [cloneArgsMin]byte

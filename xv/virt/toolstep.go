@@ -94,13 +94,15 @@ func (th *thread) own(pages []toolPage) {
 	th.openPages(pages)
 }
 
-// disown ends the thread's time as the owner of exclusive, if that is not over yet.
-func (th *thread) disown() {
+// disown ends the thread's time as the owner of exclusive. It reports false if that is over already.
+func (th *thread) disown() bool {
 	x := &th.p.as.tools.exclusive
-	if pages, ok := x.take(th, nil); ok {
+	pages, ok := x.take(th, nil)
+	if ok {
 		th.closePages(pages)
 		x.release(th.p.as)
 	}
+	return ok
 }
 
 // owns reports whether pages are open for the thread alone.

@@ -2,6 +2,7 @@
 // they do; by ud2 the host is asked to watch.
 #define _GNU_SOURCE
 #include <errno.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -10,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -244,6 +246,33 @@ static void passing(void) {
 	print();
 }
 
+// waiting: a thread waits for a word of the page by futex(2).
+static void *waiter(void *arg) {
+	volatile int *word = (void *)watched;
+	for (int i = 0; i < 20; i++)
+		while (*word == i)
+			syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, i, 0, 0, 0);
+	return 0;
+}
+
+static void waiting(void) {
+	watched = memory();
+	host(watched, page);
+	pthread_t t;
+	pthread_create(&t, 0, waiter, 0);
+	for (int i = 0; i < 20; i++) {
+		usleep(3000); // it sleeps
+		for (int k = 0; k < 10; k++)
+			store(8);
+		*(volatile int *)watched = i + 1;
+		made++;
+		syscall(SYS_futex, watched, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0);
+	}
+	pthread_join(t, 0);
+	end(0);
+	print();
+}
+
 // robust: a thread ends with mutexes that are in the watched page.
 static pthread_mutex_t *mutex;
 
@@ -292,6 +321,8 @@ int main(int argc, char **argv) {
 		passing();
 	else if (strcmp(argv[1], "robust") == 0)
 		robust();
+	else if (strcmp(argv[1], "waiting") == 0)
+		waiting();
 	else
 		return 2;
 	return 0;
