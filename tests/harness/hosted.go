@@ -35,9 +35,9 @@ func (h Hosted) Compare(t *testing.T) *xv.Process {
 
 	ctx, cancel := context.WithTimeout(t.Context(), h.Limit)
 	defer cancel()
-	var got bytes.Buffer
+	var got, errs bytes.Buffer
 	cmd := xv.CommandContext(ctx, h.Program, h.Args...)
-	cmd.Env, cmd.Dir, cmd.Stdout = env, t.TempDir(), &got
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = env, t.TempDir(), &got, &errs
 	if h.Prepare != nil {
 		h.Prepare(cmd)
 	}
@@ -53,7 +53,7 @@ func (h Hosted) Compare(t *testing.T) *xv.Process {
 		t.Errorf("stdout %q\nnative %q", got.Bytes(), want)
 	}
 	if gotErr == nil != (wantErr == nil) || gotErr != nil && gotErr.Error() != wantErr.Error() {
-		t.Errorf("%v, native %v", gotErr, wantErr)
+		t.Errorf("%v, native %v, stderr %q", gotErr, wantErr, excerpt(errs.Bytes()))
 	}
 	return cmd.Process
 }
