@@ -33,7 +33,7 @@ var readingPrograms = map[string]string{
 }
 
 // readingTests are the other tests of such guests and programs, as a pattern for -test.skip.
-const readingTests = "^Test(UnderLoad/(luajit|node|go.*)|NoOriginalCode/go|User/(hello#02|runtime|throw))$"
+const readingTests = "^TestUnderLoad$/^(luajit|node|go.*)$|^TestNoOriginalCode$/^go$|^TestUser$/^(hello#02|runtime|throw)$"
 
 // TestReturns runs the guests with the other kinds of return addresses: with native ones those that don't read them, with auto all.
 func TestReturns(t *testing.T) {
