@@ -124,7 +124,7 @@ func TestReturnsElsewhere(t *testing.T) {
 	harness.NeedXvrun(t)
 	harness.NeedSoak(t)
 	const tests = "^Test(UnderLoad|Limits|Namespaces|Terminal|Kill.*|Outlive|Forward.*|Stop.*|Broken.*|Closed.*|User|SetUserID|Leaks|" +
-		"SmallCache|HotCode|NoOriginalCode|Store.*)$"
+		"NoOriginalCode|Store.*)$"
 	t.Run("native", func(t *testing.T) {
 		harness.Again(t, "-returns=native", "-test.run", tests, "-test.skip", readingTests)
 	})
