@@ -61,7 +61,7 @@ func hammer(t *testing.T, mode string, access trap.Access, returns xv.Returns, r
 }
 
 // Each access of each thread is told once, whatever the others do meanwhile.
-func TestWatchHammered(t *testing.T) {
+func TestHammered(t *testing.T) {
 	for name, c := range map[string]struct {
 		mode     string
 		access   trap.Access
@@ -89,7 +89,7 @@ func TestWatchHammered(t *testing.T) {
 }
 
 // A loose watch is told of no more than what happens.
-func TestWatchHammeredLoosely(t *testing.T) {
+func TestHammeredLoosely(t *testing.T) {
 	t.Parallel()
 	made, told := hammer(t, "threads", trap.Write, xv.TransparentReturns, false, xv.Loose)
 	total := 0
@@ -104,15 +104,37 @@ func TestWatchHammeredLoosely(t *testing.T) {
 	}
 }
 
-// The kernel tells the next owner of a mutex in watched memory that the last one has ended.
-func TestWatchRobust(t *testing.T) {
-	t.Parallel()
-	cmd, out := guest(t, "c/hammered.c", "robust")
+// watching runs a guest whose page is watched until it ends.
+func watching(t *testing.T, mode string, access trap.Access, f func(c *trap.Context, m xv.Memory)) {
+	t.Helper()
+	cmd, out := guest(t, "c/hammered.c", mode)
 	asked(cmd, func(_ uint64, m xv.Memory) {
-		_, err := cmd.Process.Watch(m, trap.Read|trap.Write, func(*trap.Context) trap.Action { return trap.Proceed })
+		_, err := cmd.Process.Watch(m, access, func(c *trap.Context) trap.Action {
+			f(c, m)
+			return trap.Proceed
+		})
 		if err != nil {
 			t.Error(err)
 		}
 	})
 	run(t, cmd, out, "")
+}
+
+// The kernel tells the next owner of a mutex in watched memory that the last one has ended.
+func TestWatchRobust(t *testing.T) {
+	t.Parallel()
+	watching(t, "robust", trap.Read|trap.Write, func(*trap.Context, xv.Memory) {})
+}
+
+// A process that is killed in a system call does not leave its pages open for another one with the same memory.
+func TestWatchLeft(t *testing.T) {
+	t.Parallel()
+	watching(t, "left", trap.Write, func(c *trap.Context, m xv.Memory) {
+		if c.SystemCall {
+			return
+		}
+		if err := c.SetUint8(m.Addr+64, 1); err != nil {
+			t.Error(err)
+		}
+	})
 }

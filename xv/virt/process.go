@@ -4,6 +4,7 @@ package virt
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -270,6 +271,7 @@ func (s *Session) forget(p *process) {
 		futexWake(word32(th.ctx.mem, abi.State))
 		s.free = append(s.free, th.slot)
 	}
+	ended := slices.Collect(maps.Keys(p.threads))
 	clear(p.threads)
 	s.fewer()
 	for child := range s.births {
@@ -279,6 +281,9 @@ func (s *Session) forget(p *process) {
 	}
 	s.mu.Unlock()
 	p.as.leave()
+	if p.as.users.Load() > 0 && p.as.tools.active.Load() {
+		go p.as.closeFor(ended)
+	}
 	if p != s.first {
 		unix.Close(p.pidfd)
 	}

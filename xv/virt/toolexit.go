@@ -4,6 +4,7 @@ package virt
 
 import (
 	"encoding/binary"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +27,26 @@ func (th *thread) openRobust() {
 	if len(list) > 0 {
 		th.own(list)
 	}
+}
+
+// closeFor closes the pages that were open for system calls of threads which have ended with their process, in memory that others share.
+func (as *addressSpace) closeFor(ended []*thread) {
+	for _, th := range ended {
+		for th.busy.Load() { // its handler finds out
+			time.Sleep(time.Millisecond)
+		}
+	}
+	as.onThread(func(_ *thread, c caller) error {
+		as.tools.mu.Lock()
+		defer as.tools.mu.Unlock()
+		for _, th := range ended {
+			for _, p := range th.admitted {
+				p.t.reopen(p.lo, p.hi, -1)
+			}
+			th.admitted = nil
+		}
+		return as.apply(c, 0, userLimit)
+	})
 }
 
 // robustSpans lists the memory of the thread's robust futexes and of their list: struct robust_list_head of linux/futex.h.

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -206,6 +207,31 @@ static void sharing(void) {
 	print();
 }
 
+// left: another process with the same memory is killed in a system call with a watched buffer.
+static int polling(void *arg) {
+	value[64] = 1;
+	poll((void *)watched, 1, -1);
+	return 0;
+}
+
+static void left(void) {
+	static char stack[1 << 16];
+	watched = memory();
+	int fd[2];
+	if (pipe(fd))
+		exit(9);
+	*(struct pollfd *)watched = (struct pollfd){.fd = fd[0], .events = POLLIN};
+	host(watched, page);
+	pid_t pid = clone(polling, stack + sizeof stack, CLONE_VM | SIGCHLD, 0);
+	while (value[64] == 0)
+		;
+	usleep(20000);
+	kill(pid, SIGKILL);
+	waitpid(pid, 0, 0);
+	while (*(volatile char *)(watched + 64) == 0) // the host stores there when it is told
+		store(8);
+}
+
 // passing: threads sleep in system calls with watched buffers, in which nobody else is seen.
 static int to[2], from[2];
 
@@ -321,6 +347,8 @@ int main(int argc, char **argv) {
 		passing();
 	else if (strcmp(argv[1], "robust") == 0)
 		robust();
+	else if (strcmp(argv[1], "left") == 0)
+		left();
 	else if (strcmp(argv[1], "waiting") == 0)
 		waiting();
 	else
