@@ -39,14 +39,16 @@ func hammer(t *testing.T, mode string, access trap.Access, returns xv.Returns, r
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	stop := func() int { return 1 }
+	stop := func() int { return 0 }
 	if relocate {
 		stop = harness.RelocateOften(t, cmd.Process, 5*time.Millisecond)
 	}
 	err := cmd.Wait()
-	if moves := stop(); err != nil || moves == 0 {
+	moves := stop()
+	if err != nil {
 		t.Errorf("%v, %d moves\n%s", err, moves, out)
 	}
+	t.Logf("%d moves", moves) // of a short program on a busy machine perhaps none
 	for line := range strings.Lines(out.String()) {
 		var tid, n int
 		if _, err := fmt.Sscan(line, &tid, &n); err != nil {
