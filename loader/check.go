@@ -4,7 +4,6 @@ package loader
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -14,11 +13,6 @@ const (
 	NearLow  = 0x1_0000
 	NearHigh = 0x4000_0000
 )
-
-// Tables are the addresses that xv takes for itself; a non-PIE cannot have them. The first holds a quarter of the lookup table
-// of jumps, the second a quarter of that of calls. The other parts are for code above 256 MiB and are taken only where nothing
-// else is.
-var Tables = [2][2]uint64{{0x7ffc_0000, 0xfffc_0000}, {0x2_7ffc_0000, 0x2_fffc_0000}}
 
 // fixedBelow separates images that the kernel placed from those that are linked to their address: it
 // places none lower (the mapping base of mmap's bottom-up layout, arch/x86/mm/mmap.c).
@@ -75,12 +69,6 @@ func fitsNear(path string, img *image) error {
 		return outside(path, img.low)
 	case img.typ == Exec && img.high > fixedBelow:
 		return outside(path, img.high)
-	case img.typ == Exec:
-		for _, t := range Tables {
-			if seg, ok := img.segmentIn(t[0], t[1]); ok {
-				return outside(path, max(seg.low, t[0]))
-			}
-		}
 	case img.typ == Dyn && img.high-img.low > zone:
 		e := refuse(path, 0, "its segments span %d MiB, more than the near zone's %d MiB", (img.high-img.low)>>20, zone>>20)
 		e.Field = "p_memsz"
@@ -90,17 +78,7 @@ func fitsNear(path string, img *image) error {
 }
 
 func outside(path string, addr uint64) error {
-	e := refuse(path, 0, "non-PIE with an address of %#x, which xv needs (it leaves %#x-%#x, %#x-%#x and %#x-%#x)", addr,
-		uint64(NearLow), Tables[0][0], Tables[0][1], Tables[1][0], Tables[1][1], uint64(fixedBelow))
+	e := refuse(path, 0, "non-PIE with an address of %#x, which xv needs (it leaves %#x-%#x)", addr, uint64(NearLow), uint64(fixedBelow))
 	e.Field = "p_vaddr"
 	return e
-}
-
-// segmentIn returns the first segment that has memory in [lo, hi).
-func (img *image) segmentIn(lo, hi uint64) (seg segment, ok bool) {
-	i := slices.IndexFunc(img.segments, func(s segment) bool { return s.low < hi && s.high > lo })
-	if i < 0 {
-		return seg, false
-	}
-	return img.segments[i], true
 }

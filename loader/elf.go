@@ -47,13 +47,9 @@ type image struct {
 	entry     uint64
 	interp    string
 	low, high uint64 // page-aligned extent of all PT_LOAD segments
-	segments  []segment
 	align     uint64 // largest p_align of a PT_LOAD segment
 	execStack bool
 }
-
-// segment is the page-aligned extent of a PT_LOAD segment.
-type segment struct{ low, high uint64 }
 
 // parseELF reads the headers of an ELF file as load_elf_binary
 // (fs/binfmt_elf.c) does. It refuses what the kernel refuses, and in addition
@@ -147,7 +143,6 @@ func (img *image) parseSegments(path string, table []byte, r io.ReaderAt, size i
 				img.low = low
 			}
 			img.high = max(img.high, high)
-			img.segments = append(img.segments, segment{low, high})
 			// The kernel ignores alignments that are not powers of two (maximum_alignment).
 			if bits.OnesCount64(align) == 1 {
 				img.align = max(img.align, align)

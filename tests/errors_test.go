@@ -249,11 +249,11 @@ func TestCrowded(t *testing.T) {
 	}
 }
 
-// TestLookupInTheWay has a guest place code where xv cannot look it up: an error says so before any of it runs.
+// TestLookupInTheWay has a child of vfork place code where xv cannot look it up: an error says so before any of it runs.
 func TestLookupInTheWay(t *testing.T) {
 	harness.NeedXvrun(t)
 	t.Parallel()
-	res := harness.RunXV(t, harness.Spec{Argv: []string{harness.Guest(t, "c/lookup.c", harness.PIE)}})
+	res := harness.RunXV(t, harness.Spec{Argv: []string{harness.Guest(t, "c/lookup.c", harness.PIE), "vfork"}})
 	want := regexp.MustCompile(`(?m)^xvrun: .*code at 0x60040000000-0x60040001000 cannot be translated: .*$`)
 	if res.Status.ExitStatus() != 125 || len(res.Stdout) > 0 || !want.Match(res.Stderr) {
 		t.Errorf("%s, stdout %q, stderr %q", harness.StatusString(res.Status), res.Stdout, res.Stderr)

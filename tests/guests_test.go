@@ -141,6 +141,11 @@ var guests = []guest{
 	{src: "c/linked.c", kinds: fixed, flags: []string{"-DBSS=0x5c000000"}},
 	{src: "c/linked.c", kinds: fixed, flags: []string{"-DBSS=0x6e800000"}},
 	{src: "c/linked.c", kinds: fixed, flags: []string{"-DBSS=0x7f000000"}},
+	{src: "c/linked.c", kinds: []harness.Kind{harness.NoPIE}, flags: []string{"-DBSS=0x90000000", "-mcmodel=medium"}}, // where lookup tables are
+	{src: "c/lookup.c"},
+	{src: "c/tables.c", kinds: glibc, flags: []string{"-lm", "-lpthread"}, runs: []run{
+		{args: []string{"mmap"}}, {args: []string{"calls"}}, {args: []string{"reserve"}}, {args: []string{"mremap"}}, {args: []string{"shmat"}}, {args: []string{"code"}},
+	}},
 	{src: "c/pokes.c", kinds: glibc},
 	{src: "c/uring.c", kinds: glibc},
 	{src: "c/uffd.c", kinds: glibc, flags: []string{"-lm"}, runs: []run{{name: "call"}, {name: "user", args: []string{"user"}}, {name: "device", args: []string{"device"}}}},

@@ -35,6 +35,11 @@ type Options struct {
 	// program leaves no room; Process.Relocate can move them too.
 	FarRegion bool
 
+	// NoTables has xv find the targets of indirect branches without tables in the program's memory, which otherwise go when the program maps
+	// memory where they are: between 2 and 16 GiB, and at eight times the address of code that is elsewhere. Such branches and system calls
+	// are slower then, and translations are not kept.
+	NoTables bool
+
 	// Returns says what the program's calls leave on its stacks.
 	Returns Returns
 }
@@ -217,7 +222,7 @@ func (c *Cmd) Start() error {
 	c.begun = make(chan struct{})
 	s, err := start(&virt.Config{
 		Path: c.Path, Argv: argv, Env: c.Environ(), Dir: c.Dir, Files: files,
-		Trace: c.Trace, Warn: c.OnWarning, CacheSize: c.Options.CacheSize, StoreDir: c.Options.StoreDir, HighImages: c.Options.HighImages, FarRegion: c.Options.FarRegion, Returns: c.Options.Returns,
+		Trace: c.Trace, Warn: c.OnWarning, CacheSize: c.Options.CacheSize, StoreDir: c.Options.StoreDir, HighImages: c.Options.HighImages, FarRegion: c.Options.FarRegion, NoTables: c.Options.NoTables, Returns: c.Options.Returns,
 		Ignored: c.Ignore, Limits: c.Limits, Setpgid: c.Setpgid,
 		OnFault: c.faultHandler(),
 	})

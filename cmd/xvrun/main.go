@@ -50,6 +50,9 @@ flags:
   -far-region
              place xv's own code and data far above 4 GiB, instead of only where
              the program leaves no room for them below 2 GiB
+  -no-tables
+             do without lookup tables in the program's memory from the start,
+             instead of when it wants memory at their place; slower
   -o FILE    write the trace, the faults and the counters to FILE instead
   -version   print the version
   -h         print this text
@@ -72,7 +75,7 @@ program and all that it started die.
 
 // options are what the command line asks for.
 type options struct {
-	verbose, stats, trapPrint, highImages, farRegion, version, help bool
+	verbose, stats, trapPrint, highImages, farRegion, noTables, version, help bool
 
 	output, store string
 	returns       xv.Returns
@@ -92,6 +95,7 @@ func parse(args []string) (*options, error) {
 	f.BoolVar(&o.highImages, "high-images", false, "")
 	f.TextVar(&o.returns, "returns", xv.TransparentReturns, "")
 	f.BoolVar(&o.farRegion, "far-region", false, "")
+	f.BoolVar(&o.noTables, "no-tables", false, "")
 	f.BoolVar(&o.version, "version", false, "")
 	f.StringVar(&o.output, "o", "", "")
 	f.StringVar(&o.store, "store", defaultStore(), "")
@@ -177,6 +181,7 @@ func run(args []string) (end outcome) {
 	}
 	inherited.pass(cmd)
 	cmd.Options.StoreDir, cmd.Options.HighImages, cmd.Options.FarRegion, cmd.Options.Returns = o.store, o.highImages, o.farRegion, o.returns
+	cmd.Options.NoTables = o.noTables
 	cmd.OnWarning = warn
 	if o.verbose {
 		cmd.Trace = report.File // what outlives the program goes on with it

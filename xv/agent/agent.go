@@ -85,6 +85,8 @@ const (
 	AfterOwn
 	// AfterCall: the system call has run, the result is in rax, the original rip is Next.
 	AfterCall
+	// AfterCallX0 is AfterCall with the result in X0.
+	AfterCallX0
 	// AtLookup is AfterCall where the address after the call is looked up in the table.
 	AtLookup
 	// Resuming: the guest's state is in the context, and all of it is original but RIP.
@@ -147,6 +149,8 @@ func PlaceOf(off uint64) Place {
 		return BeforeCallFlags
 	case off == offGateLookup, off == offGateWorkedLookup:
 		return AtLookup
+	case off > offGateHashBase && off < offGateHashJump:
+		return AfterCallX0
 	case off >= offGateAfter && off < offGateSlow, off >= offGateWorked && off < offGateWorkedLookup:
 		return AfterCall
 	case off == offGateAgain:

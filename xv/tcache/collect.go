@@ -111,6 +111,7 @@ func (s *Space) adopt(old *region, from *Space) bool {
 	reg := old.reg
 	reg.Blocks = mem.blocks.keep(reg.Blocks)
 	code := recipe{mem.spans.keep(old.code.spans), mem.bytes.keep(old.code.bytes)}
+	reg.Hashed = s.hashedIn(&reg, &code)
 	frag, base, err := s.emitInRoom(&code, &reg)
 	if err != nil {
 		return false

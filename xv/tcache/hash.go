@@ -41,8 +41,11 @@ func (s *Space) Hash(orig uint64) {
 	}
 }
 
-// hashedIn lists the branches of the code that use the hash.
-func (s *Space) hashedIn(code *recipe) (list []uint64) {
+// hashedIn lists the branches of a region, whose code is given, that use the hash.
+func (s *Space) hashedIn(reg *translate.Region, code *recipe) (list []uint64) {
+	if s.cfg.Hashed {
+		return translate.IndirectBranches(code, reg)
+	}
 	code.pages(func(addr uint64) {
 		if pg := s.page(addr); pg != nil {
 			for _, orig := range pg.hashed {

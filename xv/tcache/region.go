@@ -136,7 +136,7 @@ func (s *Space) translate(m Memory, orig uint64, way translate.Way) (*region, er
 
 // emit writes the fragment of a new region with this code into the cache, and counts it. Nothing leads to it yet.
 func (s *Space) emit(reg translate.Region, code recipe) (*region, error) {
-	reg.Hashed = s.hashedIn(&code)
+	reg.Hashed = s.hashedIn(&reg, &code)
 	frag, base, err := s.emitInRoom(&code, &reg)
 	if err != nil {
 		return nil, err

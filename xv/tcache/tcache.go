@@ -43,6 +43,9 @@ type Config struct {
 	// Slot is the supervisor's view of the table entry (J, or C when call is true) of an original address; nil when
 	// no table covers it: nothing is filled then, and each indirect branch to it traps.
 	Slot func(addr uint64, call bool) *uint64
+	// Hashed says that there are no tables but those of the hash: all indirect branches use that. Slot is nil for all other entries. Records of
+	// a Space with tables must not be restored.
+	Hashed bool
 	// Translated, if set, is told of a page (its first address, 4 KiB) before its bytes are read for translation, so
 	// that it can be write-protected first. It may be told again at any time, and is after an Invalidate of the page.
 	// Decoding may look ahead, so that a page can be told without any code being translated from it.

@@ -133,7 +133,7 @@ const fragmentRoom = 64 << 10
 
 // collect makes the cache of another home, with what is kept of the old one.
 func (m *mover) collect(old *codeSpace, to abi.Home) (*codeSpace, error) {
-	next, err := old.successor(to, old.native && !m.transparent)
+	next, err := old.successor(to, form{native: old.native && !m.transparent, hashed: old.hashed || m.hashed})
 	if err != nil || m.keep == KeepNothing {
 		return next, err
 	}

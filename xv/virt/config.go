@@ -33,6 +33,7 @@ type Config struct {
 	Warn       func(string)     // called with what will differ from a native run and with the first error of Trace, one call at a time; nil: not
 	CacheSize  int              // bytes of the translation cache; 0: the largest
 	HighImages bool             // images are placed above 5 * 2^40, for programs that use addresses below 2 GiB themselves
+	NoTables   bool             // there are no lookup tables, from the start: programs may have memory at any address. Otherwise they go when one wants memory at their place
 	FarRegion  bool             // the region is in a far home at first, and where it moves to random places
 	Returns    Returns          // what calls leave on the guest's stacks
 	StoreDir   string           // where translations are kept for later runs; "": nowhere
@@ -103,6 +104,7 @@ type Relocation struct {
 	Keep Keeping
 
 	Transparent bool // from now on calls leave original return addresses; what is kept of the translations is made again
+	NoTables    bool // from now on there are no lookup tables, see Config.NoTables; likewise
 }
 
 // Keeping says which translations an address space takes along when it moves. The others are made again as they are needed.

@@ -194,8 +194,11 @@ func (th *thread) unmapJ(c *codeSpace, lo uint64) {
 }
 
 // besideLookups are mappings in ascending order, with where xv looks up the guest's code as if it were mapped: whether tables are
-// there, or the lookups fault, the region can't be.
-func (as *addressSpace) besideLookups(maps []loader.VMA) []loader.VMA {
+// there, or the lookups fault, the region can't be. f is the form of its code.
+func (as *addressSpace) besideLookups(maps []loader.VMA, f form) []loader.VMA {
+	if f.hashed {
+		return maps
+	}
 	as.readRanges()
 	defer as.rangesMu.RUnlock()
 	return besideLookups(maps, as.ranges)
@@ -233,7 +236,7 @@ func lookups(lo, hi uint64) (list []extent) {
 
 // keepApart blocks the far grains with code whose table J has the place of table C of near code, when [lo, hi) has become executable.
 func (th *thread) keepApart(c *codeSpace, lo, hi uint64) {
-	if lo >= 2*abi.NearEnd {
+	if lo >= 2*abi.NearEnd || c.hashed {
 		return
 	}
 	c.covering.Lock()
@@ -296,29 +299,4 @@ func (th *thread) block(c *codeSpace, lo uint64) {
 		f.object.close()
 		f.object = nil
 	})
-}
-
-// lookupsFault makes sure that the lookup of code in [lo, hi) that no tables cover faults: what the guest has at the place of its
-// entries would be taken for them.
-func (th *thread) lookupsFault(lo, hi uint64) error {
-	for at := lo; at < hi; at = at&^(farGrain-1) + farGrain {
-		end := min(hi, at&^(farGrain-1)+farGrain)
-		c := th.p.as.enter()
-		covered := c.slot(at, false) != nil || c.hasFar(at)
-		th.p.as.exit()
-		if covered {
-			continue
-		}
-		for _, key := range []uint64{at, at + translate.CallBias} {
-			first := abi.Entry(key)
-			if first >= userLimit {
-				continue
-			}
-			if v, ok, err := th.mappingFrom(first); err == nil && ok && v.Prot&loader.ProtRead != 0 && v.Start < first+abi.EntrySize*(end-at) {
-				return fmt.Errorf("process %d: code at %#x-%#x cannot be translated: the memory at %#x-%#x is where "+
-					"xv looks it up; have the program place one of the two elsewhere", th.p.pid, lo, hi, v.Start, v.End)
-			}
-		}
-	}
-	return nil
 }

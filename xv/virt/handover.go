@@ -40,6 +40,7 @@ type record struct {
 	StoreDir   string
 	HighImages bool
 	FarRegion  bool
+	NoTables   bool
 	Returns    Returns
 	XFeatures  uint64
 	MayLack    bool
@@ -61,6 +62,7 @@ type spaceRecord struct {
 	Former    []formerRecord
 	Upper     bool
 	Given     uint64
+	Hashed    bool
 	Far       []farRecord
 	Ranges    [][3]uint64 // lo, hi, prot
 	Protected []uint64
@@ -267,7 +269,7 @@ func (s *Session) record(files *fdList) *record {
 		}
 	}
 	r := &record{
-		CacheSize: s.cfg.CacheSize, StoreDir: s.cfg.StoreDir, HighImages: s.cfg.HighImages, FarRegion: s.cfg.FarRegion, Returns: s.cfg.Returns, XFeatures: s.xfeatures.Load(), MayLack: s.mayLack.Load(), Started: s.started, Trace: -1, NextSlot: s.nextSlot,
+		CacheSize: s.cfg.CacheSize, StoreDir: s.cfg.StoreDir, HighImages: s.cfg.HighImages, FarRegion: s.cfg.FarRegion, NoTables: s.cfg.NoTables, Returns: s.cfg.Returns, XFeatures: s.xfeatures.Load(), MayLack: s.mayLack.Load(), Started: s.started, Trace: -1, NextSlot: s.nextSlot,
 		Agent: files.add(s.agent.fd), Contexts: files.add(s.contexts.fd),
 		ReaperPipe: files.add(int(s.reaper.pipe.Fd())), ReaperPIDs: files.add(s.reaper.pids.fd),
 	}
@@ -321,7 +323,7 @@ func (r *record) filter(known *[]*seccomp.Filter, f *seccomp.Filter) int {
 func (as *addressSpace) record() spaceRecord {
 	as.untoggle(as.code, 0, userLimit)
 	r := spaceRecord{
-		Home: as.code.home, Upper: as.code.upper, Given: as.code.given, Aliases: as.aliases, Files: as.files.Load(), ReadExec: as.readExec.Load(), LockNew: as.lockNew.Load(),
+		Home: as.code.home, Upper: as.code.upper, Given: as.code.given, Hashed: as.code.hashed, Aliases: as.aliases, Files: as.files.Load(), ReadExec: as.readExec.Load(), LockNew: as.lockNew.Load(),
 		MDWE: as.mdwe.Load(), Unpassed: as.unpassed.Load(),
 		Ranges: as.ranges.record(), Guard: [2]uint64{as.guardLo, as.guardHi}, Volatile: as.code.volatile.record(),
 	}
@@ -401,7 +403,7 @@ func TakeOver() (*Session, error) {
 	if err := json.NewDecoder(file).Decode(&r); err != nil {
 		return nil, fmt.Errorf("no guest to take over: %w", err)
 	}
-	s := newSession(&Config{CacheSize: r.CacheSize, StoreDir: r.StoreDir, HighImages: r.HighImages, FarRegion: r.FarRegion, Returns: r.Returns})
+	s := newSession(&Config{CacheSize: r.CacheSize, StoreDir: r.StoreDir, HighImages: r.HighImages, FarRegion: r.FarRegion, NoTables: r.NoTables, Returns: r.Returns})
 	s.started, s.nextSlot = r.Started, r.NextSlot
 	s.xfeatures.Store(r.XFeatures)
 	s.mayLack.Store(r.MayLack)
@@ -504,7 +506,7 @@ func (s *Session) restore(r *record) error {
 }
 
 func (s *Session) restoreSpace(r spaceRecord) (*addressSpace, error) {
-	code, err := s.newCodeSpace(r.Home, false)
+	code, err := s.newCodeSpace(r.Home, form{hashed: r.Hashed})
 	if err != nil {
 		return nil, err
 	}

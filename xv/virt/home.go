@@ -79,14 +79,16 @@ func mappingIn(maps []loader.VMA, lo, hi uint64) (v loader.VMA, ok bool) {
 }
 
 // settle gives an address space in which nothing was mapped for xv yet another home. th is its only thread.
-func (th *thread) settle(home abi.Home) error {
+func (th *thread) settle(home abi.Home, hashed bool) error {
 	as := th.p.as
 	as.mu.Lock()
 	defer as.mu.Unlock()
-	if as.code.home == home {
+	f := as.code.form
+	f.hashed = f.hashed || hashed
+	if as.code.home == home && as.code.form == f {
 		return nil
 	}
-	code, err := th.p.s.newCodeSpace(home, as.code.native)
+	code, err := th.p.s.newCodeSpace(home, f)
 	if err != nil {
 		return err
 	}
@@ -94,6 +96,7 @@ func (th *thread) settle(home abi.Home) error {
 	as.code = code
 	th.ctx.addr = home.Slot(th.slot)
 	th.ctx.locate()
+	th.setNoTables(f.hashed)
 	return nil
 }
 

@@ -34,6 +34,9 @@ func (as *addressSpace) reserved(lo, hi uint64) bool {
 func (as *addressSpace) inTables(lo, hi uint64) bool {
 	c := as.enter()
 	defer as.exit()
+	if c.hashed {
+		return false
+	}
 	if as.looksUp(c.home, lo, hi) {
 		return true
 	}
@@ -149,6 +152,7 @@ func (th *thread) gainCode(lo, hi uint64, prot int) {
 		panic(gone{})
 	}
 	switch {
+	case as.isHashed():
 	case lo >= abi.NearEnd && hi <= abi.FarEnd:
 		th.coverFar(lo, hi)
 	case hi > abi.NearFirst && lo < abi.NearEnd:
@@ -217,7 +221,7 @@ func (th *thread) mmap(regs *registers) {
 		th.result(regs, -int64(unix.EACCES))
 		return
 	}
-	if prot&unix.PROT_EXEC != 0 && !(th.mayRead(codeFile(a)) && th.makeWayForCode(lo, hi)) || !th.makeWay(lo, hi, claimOf(flags)) {
+	if prot&unix.PROT_EXEC != 0 && !(th.mayRead(codeFile(a)) && th.makeWayForCode(lo, hi, flags&(unix.MAP_FIXED|unix.MAP_FIXED_NOREPLACE) != 0)) || !th.makeWay(lo, hi, claimOf(flags)) {
 		return
 	}
 	if as.lockNew.Load() {
@@ -240,7 +244,10 @@ func (th *thread) mmap(regs *registers) {
 				th.reserveAround(regs, k, lo, hi)
 				return
 			case !th.giveTables(lo, hi):
-				th.result(regs, -int64(unix.ENOMEM))
+				if err := th.dropTables(); err != nil {
+					th.p.s.trace("%d: %v", th.tid, err)
+					th.result(regs, -int64(unix.ENOMEM))
+				}
 				return
 			}
 		}
@@ -372,12 +379,14 @@ func (th *thread) mremap(regs *registers) {
 	case ok && as.reserved(lo, hi): // no mapping
 		th.result(regs, -int64(unix.EFAULT))
 		return
+	case fixed && newOK && !th.makeWayInTables(a[4], newHi):
+		return
 	case fixed && newOK && as.inTables(a[4], newHi):
 		th.result(regs, -int64(unix.EINVAL))
 		return
 	case fixed && newOK && !th.makeWay(a[4], newHi, replace):
 		return
-	case fixed && ok && newOK && as.hasCode(lo, hi) && !th.makeWayForCode(a[4], newHi):
+	case fixed && ok && newOK && as.hasCode(lo, hi) && !th.makeWayForCode(a[4], newHi, true):
 		return
 	case ok && a[3] == 0 && grown > hi && !th.makeWay(hi, grown, unless):
 		return

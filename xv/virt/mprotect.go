@@ -22,7 +22,7 @@ func (th *thread) mprotect(regs *registers) {
 		th.result(regs, -int64(unix.EACCES))
 		return
 	}
-	if prot&unix.PROT_EXEC != 0 && !(th.mayRead(-1) && th.makeWayForCode(lo, hi)) {
+	if prot&unix.PROT_EXEC != 0 && !(th.mayRead(-1) && th.makeWayForCode(lo, hi, true)) {
 		return
 	}
 	k.args[2] = kernelProt(prot)

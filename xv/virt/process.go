@@ -114,7 +114,7 @@ func (s *Session) thread(slot uint32) *thread {
 
 // newThread gives a slot to a new thread of p.
 func (s *Session) newThread(p *process) (*thread, error) {
-	home := p.as.home()
+	home, hashed := p.as.home(), p.as.isHashed()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	slot := 0
@@ -134,6 +134,7 @@ func (s *Session) newThread(p *process) (*thread, error) {
 	}
 	th := s.threadIn(slot, p, home)
 	th.ctx.reset(slot)
+	th.setNoTables(hashed)
 	return th, nil
 }
 

@@ -106,7 +106,7 @@ func (s *Session) tryRelocate(pid int, to chooser, r Relocation) (done Relocated
 	ended := make(chan struct{})
 	onOwnThread(func() {
 		unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0) // for nap
-		m := mover{s: s, as: as, keep: r.Keep, transparent: r.Transparent}
+		m := mover{s: s, as: as, keep: r.Keep, transparent: r.Transparent, hashed: r.NoTables}
 		func() {
 			defer close(ended)
 			defer s.guard(p)
@@ -133,6 +133,7 @@ type mover struct {
 
 	keep        Keeping
 	transparent bool // return addresses are original ones from now on
+	hashed      bool // there are no lookup tables from now on
 	maps        []loader.VMA
 }
 
@@ -504,7 +505,11 @@ func (m *mover) replaceCode() error {
 		return err
 	}
 	var calls []call
-	for _, left := range (extent{from.Hash(), from.End()}).without(extent{to.Base, to.End()}) {
+	gone := (extent{from.Hash(), from.End()}).without(extent{to.Base, to.End()})
+	if m.code.hashed {
+		gone = append(gone, m.as.code.tablePlaces()...)
+	}
+	for _, left := range gone {
 		calls = append(calls, call{unix.SYS_MUNMAP, [6]uint64{left.lo, left.hi - left.lo}})
 	}
 	return m.once(func(h *halted) error { return perform(m.injector(h, to), calls...) })
@@ -574,6 +579,7 @@ func (m *mover) rehome(h *halted) error {
 		f.setReg(frFPState, m.move.Addr(f.reg(frFPState)))
 	}
 	m.move.Context(th.ctx.mem)
+	th.setNoTables(m.code.hashed)
 	th.ctx.addr = to.Slot(th.slot)
 	if !inHandler && to.Base != from.Base {
 		err := perform(m.injector(h, to), call{unix.SYS_SIGALTSTACK, [6]uint64{th.ctx.addr + abi.SigStack, 0}})

@@ -52,12 +52,14 @@ func (th *thread) shmat(regs *registers) {
 	case as.refusesGain(0, 0, prot):
 		th.result(regs, -int64(unix.EACCES))
 		return
+	case ok && addr != 0 && claim == replace && !th.makeWayInTables(lo, hi):
+		return
 	case ok && addr != 0 && as.inTables(lo, hi):
 		th.result(regs, -int64(unix.EINVAL))
 		return
 	case ok && addr != 0 && !th.makeWay(lo, hi, claim):
 		return
-	case ok && prot&unix.PROT_EXEC != 0 && !th.makeWayForCode(lo, hi):
+	case ok && prot&unix.PROT_EXEC != 0 && !th.makeWayForCode(lo, hi, addr != 0):
 		return
 	case !th.fits(pageUp(size), 0, 0):
 		th.result(regs, -int64(unix.ENOMEM))

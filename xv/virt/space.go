@@ -58,7 +58,7 @@ type addressSpace struct {
 }
 
 func (s *Session) newAddressSpace() (*addressSpace, error) {
-	code, err := s.newCodeSpace(s.firstHome(), s.cfg.Returns.native())
+	code, err := s.newCodeSpace(s.firstHome(), form{native: s.cfg.Returns.native(), hashed: s.cfg.NoTables})
 	if err != nil {
 		return nil, err
 	}
@@ -141,9 +141,9 @@ func (as *addressSpace) executable(addr uint64) (codeRange, bool) {
 // codeSpace is a translation cache with its lookup tables. Processes that forked share one while
 // they can execute the same.
 type codeSpace struct {
-	s        *Session
-	home     abi.Home
-	native   bool // calls leave the return addresses of translated code
+	s    *Session
+	home abi.Home
+	form
 	cache    *shared
 	tables   *shared
 	farMu    sync.RWMutex
@@ -163,8 +163,14 @@ type codeSpace struct {
 // takes as long as translating 50 to 100 instructions, and not all of them are executed.
 const translateAhead = 512
 
-func (s *Session) newCodeSpace(home abi.Home, native bool) (*codeSpace, error) {
-	c := &codeSpace{s: s, home: home, native: native, volatile: newVolatileCode()}
+// form is how code is translated; see tcache.Config and translate.Layout.
+type form struct {
+	native bool // calls leave the return addresses of translated code
+	hashed bool // there are no lookup tables but those of the hash
+}
+
+func (s *Session) newCodeSpace(home abi.Home, f form) (*codeSpace, error) {
+	c := &codeSpace{s: s, home: home, form: f, volatile: newVolatileCode()}
 	c.users.Store(1)
 	var err error
 	if c.cache, err = newShared("xv-cache", int(home.CacheSize), true); err != nil {
@@ -181,7 +187,7 @@ func (s *Session) newCodeSpace(home abi.Home, native bool) (*codeSpace, error) {
 func (c *codeSpace) config() tcache.Config {
 	return tcache.Config{
 		Code: c.cache.view, Base: c.home.Cache(), Layout: c.layout(), Slot: c.slot, Budget: translateAhead,
-		Volatile: c.volatile.contains, Word: c.volatile.word, Missed: c.asks,
+		Volatile: c.volatile.contains, Word: c.volatile.word, Missed: c.asks, Hashed: c.hashed,
 	}
 }
 
@@ -204,7 +210,7 @@ func (c *codeSpace) slot(addr uint64, isCall bool) *uint64 {
 
 // slotOf is slot for a caller that holds farMu.
 func (c *codeSpace) slotOf(addr uint64, isCall bool) *uint64 {
-	if c.hasNear(addr) && !c.isGiven(addr) {
+	if addr < translate.HashSize || c.hasNear(addr) && !c.isGiven(addr) {
 		if isCall {
 			addr += translate.CallBias
 			if c.farAt(addr) != nil {
@@ -422,7 +428,7 @@ func (as *addressSpace) lockForOther(th *thread) {
 
 // copy makes a cache with tables of the same contents and for the same home.
 func (c *codeSpace) copy() (*codeSpace, error) {
-	next, err := c.successor(c.home, c.native)
+	next, err := c.successor(c.home, c.form)
 	if err == nil {
 		next.space = c.space.Clone(next.config())
 	}
@@ -440,16 +446,19 @@ func (c *codeSpace) rebase(home abi.Home) {
 	c.home = home
 }
 
-// successor makes an empty cache with tables, like those of c but for a home and what calls leave.
-func (c *codeSpace) successor(home abi.Home, native bool) (*codeSpace, error) {
-	next, err := c.s.newCodeSpace(home, native)
+// successor makes an empty cache with tables, like those of c but for a home and the form of code.
+func (c *codeSpace) successor(home abi.Home, f form) (*codeSpace, error) {
+	next, err := c.s.newCodeSpace(home, f)
 	if err != nil {
 		return nil, err
 	}
 	next.volatile = c.volatile.clone()
 	next.askers.copyFrom(&c.askers)
-	if native == c.native {
+	if f == c.form {
 		next.warm = c.warm.clone()
+	}
+	if f.hashed {
+		return next, nil
 	}
 	c.farMu.RLock()
 	defer c.farMu.RUnlock()
@@ -515,11 +524,14 @@ func (c *codeSpace) lookupParts(home abi.Home) []mapping {
 
 // hasNear reports whether the tables for the near zone have entries of an address. The caller holds farMu.
 func (c *codeSpace) hasNear(addr uint64) bool {
-	return addr < abi.NearFirst || addr < abi.NearEnd && c.upper
+	return !c.hashed && (addr < abi.NearFirst || addr < abi.NearEnd && c.upper)
 }
 
 // nearParts is the parts of the tables for the near zone that are mapped. The caller holds farMu, or is alone.
 func (c *codeSpace) nearParts(flags uint64) []mapping {
+	if c.hashed {
+		return nil
+	}
 	parts := c.tableParts(abi.NearStart, abi.NearFirst, flags)
 	if c.upper {
 		parts = append(parts, c.tableParts(abi.NearFirst, abi.NearEnd, flags)...)

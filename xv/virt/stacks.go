@@ -83,13 +83,13 @@ func (m *mover) guestStack(h *halted) uint64 {
 
 // leaves reports whether the translations are left behind.
 func (m *mover) leaves() bool {
-	return m.keep != KeepAll || m.transparent || m.move.To.CacheSize != m.move.From.CacheSize
+	return m.keep != KeepAll || m.transparent || m.hashed || m.move.To.CacheSize != m.move.From.CacheSize
 }
 
 // choose lets chooser choose among places where no return address leads to that the guest may still have. If there is none, calls leave
 // original return addresses from now on: then no return goes to a place without a look at the tables.
 func (m *mover) choose(chooser chooser, from abi.Home) (to abi.Home, err error) {
-	code, maps := m.as.code, m.as.besideLookups(m.maps)
+	code, maps := m.as.code, m.as.besideLookups(m.maps, m.as.code.form)
 	if code.native && !remembersMuch(m.as.former) {
 		to, err = chooser(withFormer(maps, m.as.former), from)
 		over := func(f formerPlace) bool { return f.lo < to.End() && f.hi > to.Base }

@@ -135,7 +135,7 @@ func (th *thread) inject(tid int, cpus *unix.CPUSet) error {
 	if err != nil {
 		return err
 	}
-	if err := th.settle(home); err != nil {
+	if err := th.settle(home, overTables(maps)); err != nil {
 		return err
 	}
 	if err := s.mapAgent(&in, borrower{th.p.pid, tid}, home, false); err != nil {

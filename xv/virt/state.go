@@ -204,7 +204,10 @@ func (th *thread) originalInAgent(regs registers, off uint64) (registers, positi
 		regs.gpr[rax] = 0
 		regs.rip = th.ctx.u64(abi.Next)
 		th.clobbered(&regs)
-	case agent.AfterCall, agent.AtLookup:
+	case agent.AfterCall, agent.AfterCallX0, agent.AtLookup:
+		if place == agent.AfterCallX0 {
+			regs.gpr[rax] = th.ctx.u64(abi.X0)
+		}
 		regs.rip = th.ctx.u64(abi.Next)
 		th.clobbered(&regs)
 		if place == agent.AtLookup {

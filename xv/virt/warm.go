@@ -44,7 +44,7 @@ func (c *codeSpace) openImage(pid int) {
 
 // warmUp looks for the translations of a program.
 func (c *codeSpace) warmUp(program store.File) {
-	if c.native != c.s.cfg.Returns.native() {
+	if c.native != c.s.cfg.Returns.native() || c.hashed {
 		return // those in the store are of the other form
 	}
 	c.warm.program = program

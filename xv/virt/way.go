@@ -78,7 +78,10 @@ func (th *thread) makeWay(lo, hi uint64, c claim) bool {
 func (th *thread) leave(maps []loader.VMA, lo, hi uint64) error {
 	as := th.p.as
 	failed := as.way.failure()
-	_, room := th.p.s.awayFrom(as.besideLookups(maps), as.home(), lo, hi)
+	c := as.enter()
+	home, form := c.home, c.form
+	as.exit()
+	_, room := th.p.s.awayFrom(as.besideLookups(maps, form), home, lo, hi)
 	switch {
 	case !room:
 		return errNoRoom
@@ -92,14 +95,22 @@ func (th *thread) leave(maps []loader.VMA, lo, hi uint64) error {
 }
 
 // makeWayForCode has xv leave where code at [lo, hi) is looked up, which the guest's request makes executable. It reports whether the
-// handler can go on, as makeWay.
-func (th *thread) makeWayForCode(lo, hi uint64) bool {
-	at := lookups(lo, hi)
-	if len(at) == 0 || !th.p.as.inRegion(at[0].lo, at[len(at)-1].hi) {
+// handler can go on, as makeWay. Where the guest has memory there, and the code has no other place
+// (fixed), xv does without lookup tables from then on.
+func (th *thread) makeWayForCode(lo, hi uint64, fixed bool) bool {
+	if th.p.as.isHashed() {
 		return true
 	}
-	maps, err := th.maps()
-	return err != nil || th.leave(maps, at[0].lo, at[len(at)-1].hi) != nil
+	at := lookups(lo, hi)
+	if len(at) > 0 && th.p.as.inRegion(at[0].lo, at[len(at)-1].hi) {
+		maps, err := th.maps()
+		return err != nil || th.leave(maps, at[0].lo, at[len(at)-1].hi) != nil
+	}
+	if !fixed {
+		return true
+	}
+	_, found := th.lookedUpIn(lo, hi)
+	return !found || th.dropTables() != nil
 }
 
 // spareImages ends the guest where memory at [lo, hi) would replace the code at rip that has asked for it: natively its image is elsewhere.
@@ -208,15 +219,8 @@ func (as *addressSpace) holes(lo, hi uint64) (list []extent) {
 		}
 	}
 	add(c.home.Base, c.home.End())
-	c.farMu.RLock()
-	defer c.farMu.RUnlock()
-	for _, m := range c.nearParts(0) {
-		add(m.addr, m.addr+m.size)
-	}
-	for i := range c.far {
-		for _, at := range places(c.home, c.far[i].lo) {
-			add(at, at+farSize)
-		}
+	for _, e := range c.tablePlaces() {
+		add(e.lo, e.hi)
 	}
 	slices.SortFunc(list, func(a, b extent) int { return cmp.Compare(a.lo, b.lo) })
 	return list

@@ -140,6 +140,7 @@ const (
 	Vector    = 0x200 // MaxVector system calls
 	Deferred  = 0x600 // siginfo of the signal that was put off, 128 bytes
 	Vectors   = 0x680 // xmm0 and xmm1 while code is checked
+	NoTables  = 0x6a0 // u32: no lookup tables are mapped
 	CallSize  = 64
 	MaxVector = 16
 )

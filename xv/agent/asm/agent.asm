@@ -531,6 +531,9 @@ gate_next:
 	mov ecx, gs:[HOLD]
 	jrcxz 0f
 	jmp gate_called
+0:	mov ecx, gs:[NOTABLES]
+	jrcxz 0f
+	jmp gate_hash
 0:	mov rcx, gs:[NEXT]
 	mov gs:[S], rcx
 .globl gate_lookup
@@ -571,6 +574,21 @@ gate_open:
 	jmp gate_worked
 2:	mov dword ptr gs:[KIND], KINDOPENED
 	jmp save
+# The address after the system call is looked up in the hash, as an indirect jump in translated code that uses it.
+gate_hash:
+	mov rcx, gs:[NEXT]
+	mov gs:[S], rcx
+	mov gs:[T], rcx
+	mov gs:[X0], rax
+	movzx ecx, cx
+.globl gate_hash_base
+gate_hash_base:
+	lea rax, [rip+HASH]
+	mov rcx, [rax+rcx*8]
+	mov rax, gs:[X0]
+.globl gate_hash_jump
+gate_hash_jump:
+	jmp rcx
 .globl gate_slow
 gate_slow:
 	cmp rax, 14			# rt_sigprocmask
@@ -687,6 +705,9 @@ gate_called:
 1:	mov ecx, gs:[STEPPED]
 	jrcxz 1f
 	jmp gate_called
+1:	mov ecx, gs:[NOTABLES]
+	jrcxz 1f
+	jmp gate_hash
 1:	mov rcx, gs:[NEXT]
 	mov gs:[S], rcx
 .globl gate_worked_lookup

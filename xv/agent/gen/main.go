@@ -23,7 +23,7 @@ var blockMask uint64 = abi.BlockMask
 
 // symbols are the names that the assembly uses for the layout.
 var symbols = map[string]int64{
-	"SELF": abi.Self, "S": abi.S, "AGENTSP": abi.AgentSP, "INAGENT": abi.InAgent,
+	"SELF": abi.Self, "S": abi.S, "T": abi.T, "X0": abi.X0, "AGENTSP": abi.AgentSP, "INAGENT": abi.InAgent,
 	"INGATE": abi.InGate, "PENDING": abi.Pending, "SETMASK": abi.SetMask, "NEXT": abi.Next,
 	"GATERAX": abi.GateRAX, "MASK": abi.Mask, "FRAME": abi.Frame, "SIGNO": abi.SigNo, "SLOT": abi.Slot,
 	"PID": abi.PID, "TID": abi.TID, "CHILD": abi.Child, "ALTSTACK": abi.SigStack, "STATE": abi.State,
@@ -46,14 +46,14 @@ var symbols = map[string]int64{
 	"CLASS": abi.Class, "TOGGLE": abi.Toggle, "TOGGLELO": abi.ToggleLo, "TOGGLELEN": abi.ToggleLen, "TOGGLENEXT": abi.ToggleNext,
 	"TOGGLESTATE": abi.ToggleState, "TOGGLECOUNT": abi.ToggleCount, "TOGGLEPROT": abi.ToggleProt,
 	"TOGGLEFREE": abi.ToggleFree, "TOGGLEIDLE": abi.ToggleIdle, "TOGGLEBUSY": abi.ToggleBusy, "TOGGLEEXEC": abi.ToggleExec,
-	"BLOCKMASK": int64(blockMask), "DEAD": abi.Dead, "TBL": abi.Table,
+	"BLOCKMASK": int64(blockMask), "DEAD": abi.Dead, "TBL": abi.Table, "NOTABLES": abi.NoTables,
 }
 
 // regionRefs are names for what the code refers to in its region, by distances: the code is the same in every home.
 var regionRefs = map[string]uint64{
 	"CPUMAP": abi.First.Contexts() + abi.CPUMap, "DOORBELLS": abi.First.Contexts() + abi.Doorbells,
 	"SUPERVISORDEAD": abi.First.Contexts() + abi.Dead, "PASS": abi.First.Agent() + abi.AgentSize - 512,
-	"FILTERED": abi.First.Agent() + abi.Filtered,
+	"FILTERED": abi.First.Agent() + abi.Filtered, "HASH": abi.First.Hash(),
 }
 
 func main() {
