@@ -1,6 +1,11 @@
 package tcache
 
-import "testing"
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+	"testing"
+)
 
 // anything is all in use.
 func anything(lo, hi uint32) bool { return true }
@@ -165,4 +170,46 @@ func BenchmarkKeep(b *testing.B) {
 		n += next.Keep(s, Kept{anything, 16 << 20})
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/region")
+}
+
+// TestKeepHashed keeps the translations of a Space with tables in one without: no branch looks into a table, and what led to a region
+// through a table leads there by the hash, also after translating more.
+func TestKeepHashed(t *testing.T) {
+	im := libc(t)
+	s := busy(t, im)
+	low := hashTables{}
+	cfg := testConfig(im, 16<<20)
+	cfg.Slot, cfg.Hashed = low.slot, true
+	next := New(cfg)
+	if n := next.Keep(s, Kept{anything, 8 << 20}); n != s.Stats().Live {
+		t.Errorf("%d of %d regions are kept", n, s.Stats().Live)
+	}
+	for i := range 100 {
+		if _, err := next.FillCall(im, im.funcs[i*7%len(im.funcs)]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lookup := binary.LittleEndian.AppendUint32([]byte{0xcd}, cfg.Layout.Table) // [rcx*8+TBL]
+	if !bytes.Contains(s.cfg.Code, lookup) || bytes.Contains(next.cfg.Code, lookup) {
+		t.Error("branches look into tables that are not there, or never did")
+	}
+	s.eachLive(func(r *region) {
+		for _, f := range r.fills {
+			if _, known := next.regionAt(t, r.reg.Entry).body(f.addr); !known { // an inner instruction, which is found anew
+				continue
+			}
+			bucket := next.buckets[bucket{uint16(f.addr), f.call}]
+			at := slices.IndexFunc(bucket, func(h hashed) bool { return h.orig == f.addr })
+			if entry := *s.cfg.slot(f.addr, f.call); entry == s.address(f.off) && (at < 0 || bucket[at].r != next.regionAt(t, r.reg.Entry)) {
+				t.Fatalf("%#x (call: %v) is not to be found by the hash", f.addr, f.call)
+			}
+		}
+	})
+	next.eachLive(func(r *region) {
+		for _, e := range r.returns {
+			if !slices.ContainsFunc(next.buckets[bucket{uint16(e.Addr), false}], func(h hashed) bool { return h.orig == e.Addr }) {
+				t.Fatalf("the return site of %#x is not to be found by the hash", e.Addr)
+			}
+		}
+	})
 }

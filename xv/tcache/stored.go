@@ -460,6 +460,8 @@ func (s *Space) refill(r *region, orig uint64, call bool) {
 	e, ok := s.wayIn(r, orig, call)
 	slot := s.cfg.slot(orig, call)
 	switch {
+	case ok && s.cfg.Hashed:
+		s.fill(r, orig, call, e.first)
 	case !ok || slot == nil:
 	case s.waking != nil && *slot == s.address(e.first):
 		r.fills = append(r.fills, fill{orig, e.first, call})
