@@ -41,7 +41,7 @@ func hammer(t *testing.T, mode string, access trap.Access, returns xv.Returns, r
 	}
 	stop := func() int { return 0 }
 	if relocate {
-		stop = harness.RelocateOften(t, cmd.Process, 5*time.Millisecond)
+		stop = harness.RelocateOften(t, cmd.Process, 15*time.Millisecond)
 	}
 	err := cmd.Wait()
 	moves := stop()
