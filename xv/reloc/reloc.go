@@ -16,8 +16,8 @@ import (
 // Move is a move from one home to another.
 type Move struct{ From, To abi.Home }
 
-// Addr returns where what is at an address of the agent or the contexts is after the move; other addresses stay. What is in the
-// cache and in the tables of the hash does not move: it is made again.
+// Addr returns where what is at an address of the agent or the contexts is after the move; other addresses stay. A thread at a known point
+// has none of the cache or the tables of the hash.
 func (m Move) Addr(a uint64) uint64 {
 	if a >= m.From.Base && a < m.From.Hash() {
 		return a - m.From.Base + m.To.Base
