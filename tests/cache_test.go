@@ -16,7 +16,8 @@ func TestSmallCache(t *testing.T) {
 		src   string
 		args  []string
 		cache int
-		moved bool // to other places meanwhile, again and again
+		moved bool         // to other places meanwhile, again and again
+		keep  []xv.Keeping // what moves along, in turn: all of it for a program that would need long to fill the cache again
 
 		returns xv.Returns
 	}{
@@ -29,8 +30,8 @@ func TestSmallCache(t *testing.T) {
 		{src: "go/runtime.go", cache: 512 << 10},
 		{src: "c/collected.c", cache: 256 << 10},
 		{src: "c/collected.c", cache: 256 << 10, moved: true},
-		{src: "c/jit.c", cache: 128 << 10, moved: true},
-		{src: "c/pthreads.c", cache: 128 << 10, moved: true},
+		{src: "c/jit.c", cache: 128 << 10, moved: true, keep: []xv.Keeping{xv.KeepAll}},
+		{src: "c/pthreads.c", cache: 128 << 10, moved: true, keep: []xv.Keeping{xv.KeepAll}},
 		{src: "c/stopped.c", cache: 256 << 10, returns: xv.NativeReturns},
 		{src: "c/threads.c", cache: 128 << 10, returns: xv.NativeReturns},
 		{src: "c/procs.c", cache: 128 << 10, returns: xv.NativeReturns},
@@ -57,7 +58,7 @@ func TestSmallCache(t *testing.T) {
 				cmd.Options.CacheSize, cmd.Options.Returns = c.cache, c.returns
 			}, Started: func(p *xv.Process) {
 				if c.moved {
-					stop = harness.RelocateOften(t, p, 20*time.Millisecond)
+					stop = harness.RelocateOften(t, p, 20*time.Millisecond, c.keep...)
 				}
 			}}.Compare(t)
 			if stop() == 0 && c.moved {

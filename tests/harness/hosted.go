@@ -59,14 +59,17 @@ func (h Hosted) Compare(t *testing.T) *xv.Process {
 }
 
 // RelocateOften moves what xv has in a guest again and again, with pauses, until stop is called, which returns how often it
-// did. It keeps all translations, the hot ones and none in turn; two of four moves go far above 2 GiB.
-func RelocateOften(t *testing.T, p *xv.Process, pause time.Duration) (stop func() int) {
+// did. It keeps all translations, the hot ones and none in turn, or as keep says; two of four moves go far above 2 GiB.
+func RelocateOften(t *testing.T, p *xv.Process, pause time.Duration, keep ...xv.Keeping) (stop func() int) {
+	if len(keep) == 0 {
+		keep = []xv.Keeping{xv.KeepAll, xv.KeepHot, xv.KeepNothing}
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	count := make(chan int, 1)
 	go func() {
 		n := 0
 		for i := 0; ctx.Err() == nil; i++ {
-			list, err := p.Relocate(ctx, xv.Relocation{Keep: xv.Keeping(i % 3), Far: i%4 < 2})
+			list, err := p.Relocate(ctx, xv.Relocation{Keep: keep[i%len(keep)], Far: i%4 < 2})
 			if err != nil && !errors.Is(err, os.ErrProcessDone) && ctx.Err() == nil {
 				t.Error(err)
 				break
