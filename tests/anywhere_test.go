@@ -25,7 +25,10 @@ func TestSignalAnywhere(t *testing.T) {
 		harness.NeedSoak(t)
 		signalAnywhere(t, []string{"-far-region"})
 	})
-	t.Run("no tables", func(t *testing.T) { signalAnywhere(t, []string{"-no-tables"}) })
+	t.Run("no tables", func(t *testing.T) {
+		harness.NeedSoak(t)
+		signalAnywhere(t, []string{"-no-tables"})
+	})
 	t.Run("native", func(t *testing.T) {
 		harness.NeedSoak(t)
 		signalAnywhere(t, []string{"-returns=native"}, "native")
