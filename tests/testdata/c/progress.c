@@ -8,7 +8,7 @@
 enum { WAITERS = 24, GENERATORS = 3, FUNCTIONS = 64 };
 
 static volatile int stop;
-static long generated[GENERATORS];
+static volatile long generated[GENERATORS];
 
 // generate writes functions into memory and calls each once.
 static int generate(unsigned char *code, int n, unsigned seed)
@@ -45,7 +45,7 @@ static void progress(void)
 // generator runs new code all the time.
 static void *generator(void *arg)
 {
-	long *n = arg;
+	volatile long *n = arg;
 	while (!stop) {
 		unsigned char *code = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		CHECK(code != MAP_FAILED && generate(code, 64, (unsigned)++*n));
@@ -160,8 +160,8 @@ int main(void)
 		together(&ways[i]);
 	// Threads that need translation all the time leave the others their turn.
 	for (int i = 0; i < GENERATORS; i++)
-		CHECK(pthread_create(&t[i], NULL, generator, &generated[i]) == 0);
-	for (int i = 0; i < 4; i++)
+		CHECK(pthread_create(&t[i], NULL, generator, (void *)&generated[i]) == 0);
+	for (int i = 0; i < 4 || !(generated[0] && generated[1] && generated[2]); i++)
 		progress();
 	stop = 1;
 	for (int i = 0; i < GENERATORS; i++)
