@@ -6,9 +6,11 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -69,12 +71,12 @@ func TestRelocate(t *testing.T) {
 }
 
 // TestRelocatePrograms moves programs of the machine, and of Go, four times a second; with -soak each millisecond, again and again until
-// each has been moved 10,000 times.
+// each has been moved 100,000 times.
 func TestRelocatePrograms(t *testing.T) {
 	harness.NeedXvrun(t)
 	pause, want := 250*time.Millisecond, 1
 	if *harness.Soak {
-		pause, want = time.Millisecond, 10_000
+		pause, want = time.Millisecond, 100_000
 	}
 	const pipelines = `for i in 1 2 3 4 5 6 7 8; do seq 2000 | sort -n | uniq | tail -1 | tr 0-9 a-j; (exit $i) | cat; echo ${PIPESTATUS[0]} $(echo $i | sed s/./x/); done`
 	for _, c := range []struct {
@@ -227,4 +229,40 @@ func usedBy(t *testing.T, pid int) used {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return used{bytes.Count(maps, []byte("\n")), len(files), resident, len(own), m.HeapAlloc}
+}
+
+// TestRelocateKilled kills programs of several threads while they move. Nothing waits for them then.
+func TestRelocateKilled(t *testing.T) {
+	t.Parallel()
+	harness.NeedXvrun(t)
+	times := 20
+	if *harness.Soak {
+		times = 2000
+	}
+	program := harness.Guest(t, "c/moved.c", harness.PIE)
+	for i := range times {
+		cmd := xv.Command(program)
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		p := cmd.Process
+		stop := harness.RelocateOften(t, p, 0)
+		time.Sleep(20*time.Millisecond + rand.N(20*time.Millisecond))
+		if err := syscall.Kill(p.Pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		watch := time.AfterFunc(time.Minute, func() { panic(fmt.Sprintf("process %d, the %dth, was killed, but does not end", p.Pid, i)) })
+		cmd.Wait()
+		if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || ws.Signal() != syscall.SIGKILL {
+			t.Errorf("the %dth: %v", i, cmd.ProcessState)
+		}
+		p.WaitAll()
+		watch.Stop()
+		stop()
+		in.Close()
+	}
 }

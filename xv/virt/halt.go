@@ -83,6 +83,7 @@ func (h *halted) await(deadline time.Time) error {
 			if !deadline.IsZero() && time.Now().After(deadline) {
 				return errLate
 			}
+			buryAll()
 			nap(10 * time.Microsecond)
 		case isEventStop(ws):
 			return nil

@@ -70,18 +70,46 @@ func listenOrCont(tid int, ws unix.WaitStatus) {
 // its parent to find out: the tracer's process may be that.
 func waitTracee(tid int) (unix.WaitStatus, error) {
 	for {
-		_, ended, err := peek(unix.P_PID, tid, unix.WEXITED|unix.WSTOPPED)
-		if err == nil && !ended {
-			var ws unix.WaitStatus
-			if ws, err = takeStop(tid); ws != 0 {
-				return ws, nil
-			}
-		}
+		id, ended, err := peek(unix.P_ALL, 0, unix.WEXITED|unix.WSTOPPED)
 		switch {
-		case ended || err == unix.ECHILD: // a thread that is not its process's first leaves nothing to wait for
+		case err == unix.EINTR:
+			continue
+		case err == unix.ECHILD || err == nil && ended && id == tid: // a thread that is not its process's first leaves nothing to wait for
+			return 0, unix.ESRCH
+		case err != nil:
+			return 0, err
+		case ended && bury(id):
+			continue
+		}
+		switch ws, err := takeStop(tid); {
+		case ws != 0:
+			return ws, nil
+		case err == unix.ECHILD:
 			return 0, unix.ESRCH
 		case err != nil && err != unix.EINTR:
 			return 0, err
+		}
+		if id != tid { // another process has ended
+			nap(10 * time.Microsecond)
+		}
+	}
+}
+
+// bury takes the end of a tracee that was a thread, but not its process's first one; it reports whether it was. Nobody else waits for it, and
+// until then nobody is told of the end of the first one (delay_group_leader in the kernel), so that who waits for that would wait for ever.
+func bury(tid int) bool {
+	if unix.Tgkill(tid, tid, 0) == nil {
+		return false
+	}
+	var info unix.Siginfo
+	return unix.Waitid(unix.P_PID, tid, &info, unix.WEXITED|unix.WNOHANG|unix.WALL|unix.WNOTHREAD, nil) == nil
+}
+
+// buryAll does that for all tracees.
+func buryAll() {
+	for {
+		if tid, ended, err := peek(unix.P_ALL, 0, unix.WEXITED|unix.WNOHANG); err != nil || !ended || !bury(tid) {
+			return
 		}
 	}
 }

@@ -17,6 +17,9 @@ import (
 func (th *thread) maps() ([]loader.VMA, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", th.tid))
 	if err != nil {
+		if unix.Tgkill(th.p.pid, th.tid, 0) == unix.ESRCH {
+			err = unix.ESRCH // it was killed
+		}
 		return nil, err
 	}
 	return loader.ParseMaps(text)

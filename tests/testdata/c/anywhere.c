@@ -230,7 +230,8 @@ int main(int argc, char **argv)
 			hash = (hash ^ ((uint64_t *)&states[i])[k]) * 0x100000001b3;
 	printf("%d states, hash %lx\n", count, hash);
 	if (traced) {
-		signal(SIGUSR2, on_usr2);
+		sa = (struct sigaction){.sa_handler = on_usr2, .sa_flags = SA_ONSTACK | SA_RESTART}; // no frame with AVX-512 fits on the piece's stack
+		CHECK(sigaction(SIGUSR2, &sa, NULL) == 0);
 		printf("ready\n");
 		while (stop < 1)
 			pause();
